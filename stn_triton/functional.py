@@ -1,0 +1,192 @@
+"""What users call: arguments are checked here, and errors name the argument, what was expected and what was got."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .eager import MODES, PADDING_MODES
+from .ops import warp
+from .spec import WarpSpec
+from .transforms import TRANSFORMS, Transform
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def affine_sample(
+    image: Tensor,
+    theta: Tensor,
+    size: Sequence[int] | None = None,
+    *,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool = False,
+) -> Tensor:
+    r"""Warps an image by an affine map: a spatial transformer (Jaderberg et al., 2015, eqs. 1 and 3).
+
+    The same as ``F.grid_sample(image, F.affine_grid(theta, (N, C, h, w)))`` without the grid: out at (x, y) is
+    the image at :math:`(u, v) = \theta\,(x, y, 1)^T`. Gradients go to image and theta.
+
+    Convention: normalised coordinates, x to the right, y downwards, [-1, 1] over the image (pixel edges, or the
+    outer pixel centres with ``align_corners``), as in PyTorch. theta maps output points to image points.
+
+    Args:
+        image: (N, C, H, W), float16, bfloat16, float32 or float64, any strides.
+        theta: (N, 2, 3), or (1, 2, 3) for the whole batch, of any floating dtype. Coordinates are computed in
+            float32, in float64 for float64 images.
+        size: (h, w) of the output; the image's own by default.
+        mode: "bilinear", or "nearest" (no gradient to theta: zeros).
+        padding_mode: outside the image "zeros", "border" (the edge pixel) or "reflection".
+        align_corners: see the convention.
+
+    Returns:
+        (N, C, h, w) in the image's dtype and memory format; 0 where theta gives no finite point.
+
+    Raises:
+        TypeError: not a tensor, or not a floating-point one.
+        ValueError: a shape, size, mode or device that does not fit.
+    """
+    return transform_sample(TRANSFORMS["affine"], image, theta, size, mode, padding_mode, align_corners)
+
+
+def transform_sample(
+    transform: Transform,
+    image: Tensor,
+    theta: Tensor,
+    size: Sequence[int] | None = None,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool = False,
+) -> Tensor:
+    """`affine_sample` for any transform: theta as in ``transform.layout``."""
+    _check_tensor("image", image)
+    _check_tensor("theta", theta)
+    if image.dim() != 4 or 0 in image.shape[2:]:
+        raise ValueError(f"image: expected shape (N, C, H, W) with H and W at least 1, got {tuple(image.shape)}")
+    hw = _whole_numbers(image.shape[2:] if size is None else size)
+    if len(hw) != 2 or min(hw) < 0:
+        raise ValueError(f"size: expected (h, w) of at least 0, got {size!r}")
+    expected = transform.parameter_shape(hw)
+    if theta.dim() == 0 or theta.shape[1:] != expected:
+        shape = (image.shape[0], *expected)
+        raise ValueError(f"theta: expected shape {transform.layout} = {shape}, got {tuple(theta.shape)}")
+    if theta.shape[0] not in (1, image.shape[0]):
+        raise ValueError(
+            f"theta: expected the image's batch size {image.shape[0]} or 1, got {theta.shape[0]}"
+            + (", or expand the image: image.expand(N, -1, -1, -1) copies nothing" if image.shape[0] == 1 else "")
+        )
+    if theta.device != image.device:
+        raise ValueError(f"theta: expected the image's device {image.device}, got {theta.device}")
+    check_choice("mode", mode, MODES)
+    check_choice("padding_mode", padding_mode, PADDING_MODES)
+    return warp(WarpSpec(transform, mode, padding_mode, bool(align_corners), hw), image, theta)
+
+
+def grid_sample(
+    input: Tensor,
+    grid: Tensor,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool | None = None,
+) -> Tensor:
+    """`torch.nn.functional.grid_sample` in two dimensions, same signature and meaning.
+
+    It is the warp by the dense transform: the same kernels as `affine_sample`, with the grid as theta. Beyond
+    PyTorch: input and grid may differ in floating dtype (coordinates are float32 at least), half types work on
+    a CPU, and non-finite grids are safe everywhere: 0 (zeros) or pixel 0 (border, reflection), as on CUDA.
+
+    Args:
+        input: (N, C, H, W), floating point, any strides.
+        grid: (N, h, w, 2) of normalised source points (x, y).
+        mode: "bilinear" or "nearest". "bicubic" is not there yet.
+        padding_mode: "zeros", "border" or "reflection".
+        align_corners: None means False, with PyTorch's warning.
+
+    Returns:
+        (N, C, h, w), of the input's dtype and memory format.
+
+    Raises:
+        RuntimeError, ValueError: for the mistakes PyTorch raises them for (NotImplementedError for 5-D inputs
+            and bicubic).
+    """
+    _check_tensor("input", input, NotImplementedError)
+    _check_tensor("grid", grid, NotImplementedError)
+    if mode == "bicubic" and input.dim() == 4:
+        raise NotImplementedError("mode: expected 'bilinear' or 'nearest', got 'bicubic', which is not there yet")
+    check_choice("mode", mode, MODES)
+    check_choice("padding_mode", padding_mode, PADDING_MODES)
+    if align_corners is None:
+        _warn_align_corners("grid_sample")
+    if input.device != grid.device:
+        raise RuntimeError(f"grid: expected the input's device {input.device}, got {grid.device}")
+    if input.dim() == 5:
+        raise NotImplementedError(f"input: expected 4 dimensions (N, C, H, W), 3-D is not there yet, got {tuple(input.shape)}")
+    if input.dim() != 4 or 0 in input.shape[2:]:
+        raise RuntimeError(f"input: expected shape (N, C, H, W) with H and W at least 1, got {tuple(input.shape)}")
+    if grid.dim() != 4 or grid.shape[-1] != 2 or grid.shape[0] != input.shape[0]:
+        raise RuntimeError(f"grid: expected shape (N, h, w, 2) with N = {input.shape[0]}, got {tuple(grid.shape)}")
+    size = (grid.shape[1], grid.shape[2])
+    return warp(WarpSpec(TRANSFORMS["dense"], mode, padding_mode, bool(align_corners), size), input, grid)
+
+
+def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None = None) -> Tensor:
+    """`torch.nn.functional.affine_grid` in two dimensions, same signature and meaning.
+
+    For those who want to look at the grid; `affine_sample` needs none.
+
+    Args:
+        theta: (N, 2, 3), floating point. Half types are computed in float32 and rounded once.
+        size: (N, C, h, w) of the output; C does not matter.
+        align_corners: None means False, with PyTorch's warning.
+
+    Returns:
+        (N, h, w, 2) of source points (u, v), normalised, in theta's dtype.
+
+    Raises:
+        RuntimeError, ValueError: for the mistakes PyTorch raises them for (NotImplementedError for 5-D sizes).
+    """
+    _check_tensor("theta", theta, ValueError)
+    if align_corners is None:
+        _warn_align_corners("affine_grid")
+    size = _whole_numbers(size)
+    if len(size) != 4:
+        raise NotImplementedError(f"size: expected 4 numbers (N, C, h, w), 3-D is not there yet, got {size}")
+    if theta.dim() != 3 or theta.shape[1:] != (2, 3):
+        raise ValueError(f"theta: expected shape (N, 2, 3), got {tuple(theta.shape)}")
+    if min(size) <= 0:
+        raise ValueError(f"size: expected positive numbers, got {size}")
+    if theta.shape[0] != size[0]:
+        raise RuntimeError(f"theta: expected a batch of {size[0]} as in size, got {theta.shape[0]}")
+    return TRANSFORMS["affine"].grid(theta, (size[2], size[3]), bool(align_corners))
+
+
+def _check_tensor(name: str, value: Any, dtype_error: type[Exception] = TypeError) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+    if value.dtype not in DTYPES:
+        raise dtype_error(f"{name}: expected dtype float16, bfloat16, float32 or float64, got {value.dtype}")
+
+
+def check_choice(name: str, value: Any, choices: dict[str, int]) -> None:
+    """Raises ValueError unless value is one of the choices."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def _whole_numbers(size: Any) -> tuple[int, ...]:
+    try:
+        return tuple(map(operator.index, size))
+    except TypeError:
+        raise TypeError(f"size: expected whole numbers, got {size!r}") from None
+
+
+def _warn_align_corners(name: str) -> None:
+    warnings.warn(
+        f"{name}: align_corners is not given and taken as False, PyTorch's default since 1.3; say which",
+        stacklevel=3,
+    )

@@ -1,0 +1,151 @@
+"""Allocates and launches the kernels: the forward warp and its gradients, for tensors that a kernel takes."""
+
+from __future__ import annotations
+
+import warnings
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from . import configs
+from .kernels import coordinates, samplers
+from .kernels.language import TRITON_MISSING, tl
+from .kernels.warp import warp_backward, warp_forward
+from .layout import memory_format
+from .spec import WarpSpec
+
+SAMPLERS = {"nearest": samplers.nearest, "bilinear": samplers.bilinear}
+PADDING_RULES = {"zeros": coordinates.zeros, "border": coordinates.border, "reflection": coordinates.reflection}
+
+INTERPRETED = type(warp_forward).__name__ == "InterpretedFunction"  # TRITON_INTERPRET=1 at import
+CONFIG = configs.INTERPRETER if INTERPRETED else configs.GPU
+
+MAX_PROGRAMS = 2**31 - 1  # of launch grid axis x
+
+
+def takes(device: torch.device) -> bool:
+    """Whether the kernels run on this device. Warns once where a user would expect them to, and they do not."""
+    if device.type == "cpu":
+        return INTERPRETED
+    if device.type == "cuda" and not TRITON_MISSING:
+        return True
+    _warn_once(device.type)
+    return False
+
+
+@lru_cache(maxsize=None)
+def _warn_once(device_type: str) -> None:
+    reason = f"triton cannot be imported ({TRITON_MISSING})" if TRITON_MISSING else "the kernels do not run there"
+    warnings.warn(f"stn_triton uses torch operations on {device_type}: {reason}", stacklevel=5)
+
+
+def forward(spec: WarpSpec, image: Tensor, theta: Tensor) -> Tensor:
+    """The warped image (N, C, h, w), in the image's dtype and memory format."""
+    shape = (*image.shape[:2], *spec.size)
+    out = torch.empty(shape, dtype=image.dtype, device=image.device, memory_format=memory_format(image))
+    if out.numel() == 0:
+        return out
+    transform = spec.transform
+    _launch(
+        warp_forward,
+        image.shape[0] * _tiles(spec, CONFIG.tile_h * CONFIG.row_groups),
+        image, theta, out,
+        *image.shape[1:], *spec.size,
+        *image.stride(), *_theta_strides(theta), *out.stride(),
+        *_axes(spec, image),
+        transform.load, transform.source, PADDING_RULES[spec.padding_mode], SAMPLERS[spec.mode],
+        spec.align_corners, *_dtypes(spec, image, theta, out),
+        CONFIG.tile_h, CONFIG.tile_w, CONFIG.row_groups,
+    )  # fmt: skip
+    return out
+
+
+def backward(
+    spec: WarpSpec, d_out: Tensor, image: Tensor, theta: Tensor, needs_image: bool, needs_theta: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """(d_image, d_theta) of the same dtypes as image and theta; None where not needed."""
+    transform, batch = spec.transform, image.shape[0]
+    tiles = _tiles(spec, CONFIG.tile_h)
+    compute = torch.promote_types(image.dtype, torch.float32)  # half types could not be added to atomically
+    d_image = partials = None
+    if needs_image:
+        d_image = torch.empty(
+            image.shape, dtype=compute, device=image.device, memory_format=memory_format(image)
+        ).zero_()
+    if needs_theta:
+        shape = transform.partials_shape(batch, spec.size, tiles)
+        partials = torch.empty(shape, dtype=compute, device=image.device)
+    follows_theta = needs_theta and spec.mode != "nearest"  # nearest is constant between its jumps
+    if needs_theta and not (follows_theta and d_out.numel()):
+        partials.zero_()
+    if d_out.numel() and (needs_image or follows_theta):
+        _launch(
+            warp_backward,
+            batch * tiles,
+            d_out, image, theta, d_image if needs_image else d_out, partials if follows_theta else d_out,
+            *image.shape[1:], *spec.size,
+            *image.stride(), *_theta_strides(theta), *d_out.stride(),
+            *(d_image.stride() if needs_image else image.stride()),
+            *_axes(spec, image),
+            transform.load, transform.source, transform.adjoint,
+            PADDING_RULES[spec.padding_mode], SAMPLERS[spec.mode],
+            spec.align_corners, *_dtypes(spec, image, theta, d_out),
+            needs_image, follows_theta,
+            CONFIG.tile_h, CONFIG.tile_w,
+        )  # fmt: skip
+    if needs_image:
+        d_image = d_image.to(image.dtype)
+    if needs_theta:
+        d_theta = transform.sum_partials(partials)
+        if theta.shape[0] != batch:  # broadcast over the batch
+            d_theta = d_theta.sum(0, keepdim=True)
+        return d_image, d_theta.to(theta.dtype)
+    return d_image, None
+
+
+def _tiles(spec: WarpSpec, rows: int) -> int:
+    """Programs per sample, each with ``rows`` x tile_w target pixels."""
+    h, w = spec.size
+    return -(-h // rows) * -(-w // CONFIG.tile_w)
+
+
+def _theta_strides(theta: Tensor) -> tuple[int, ...]:
+    """(batch, and up to three more) strides in elements; a batch of 1 is read by every sample."""
+    strides = theta.stride()
+    return (0 if theta.shape[0] == 1 else strides[0], *strides[1:], 0)[:4]
+
+
+def _axes(spec: WarpSpec, image: Tensor) -> tuple[float, ...]:
+    """(ratio_x, ratio_y, pitch_x, pitch_y, inverse_x, inverse_y) of `kernels.warp`, divided here once, exactly."""
+    ratios, pitches, inverses = [], [], []
+    for n, target in ((image.shape[3], spec.size[1]), (image.shape[2], spec.size[0])):
+        span, target_span = (n - 1, target - 1) if spec.align_corners else (n, target)
+        ratios.append(span / target_span if target_span else 0.0)
+        pitches.append(2 / target_span if target_span else 0.0)
+        inverses.append(1 / span if span else 0.0)
+    return (*ratios, *pitches, *inverses)
+
+
+def _dtypes(spec: WarpSpec, image: Tensor, theta: Tensor, out: Tensor):
+    """(ACC, INDEX): 64 bits for float64 images, for planes of 2^31 elements and axes of 2^22 pixels."""
+    large = max(*image.shape[2:], *spec.size) >= 2**22 or any(
+        sum((n - 1) * stride for n, stride in zip(plane.shape[axis:], plane.stride()[axis:])) >= 2**31
+        for plane, axis in ((image, 2), (out, 2), (theta, 1))
+    )
+    acc = tl.float64 if large or image.dtype == torch.float64 else tl.float32
+    return acc, tl.int64 if large else tl.int32
+
+
+def _launch(kernel, programs: int, *args) -> None:
+    """On the tensors' own device and its current stream."""
+    if programs > MAX_PROGRAMS:
+        raise ValueError(f"size: expected at most {MAX_PROGRAMS} tiles of pixels in a batch, got {programs}")
+    device = args[0].device
+    # The floating-point contraction is fixed by hand (tl.fma), or coordinates would differ between kernels.
+    options = {"num_warps": CONFIG.num_warps, "enable_fp_fusion": False}
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        with torch.cuda.device(device):
+            kernel[(programs,)](*args, **options)
+    else:
+        kernel[(programs,)](*args, **options)

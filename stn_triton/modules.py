@@ -1,0 +1,176 @@
+"""`SpatialTransformer` and localisation networks, as `torch.nn` modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from .functional import check_choice, transform_sample
+from .eager import MODES, PADDING_MODES
+from .transforms import TRANSFORMS, Transform
+
+
+class SpatialTransformer(nn.Module):
+    """Predicts theta from the feature map and warps the map by it (section 3 of the paper).
+
+    Args:
+        localisation: any callable from the map (N, C, H, W) to the parameters, (N, P) or in theta's own shape,
+            such as `FullyConnectedLocalisation`, `ConvolutionalLocalisation` or a network of your own, whose
+            last layer `start_at_identity` sets up.
+        transform: a name in `TRANSFORMS` or a `Transform`.
+        size: (h, w) of the output; the map's own by default.
+        mode, padding_mode, align_corners: as in `affine_sample`.
+        return_theta: return (warped map, theta), theta in its own shape: the pose of what was found.
+
+    Shape: (N, C, H, W) -> (N, C, h, w).
+    """
+
+    def __init__(
+        self,
+        localisation: Callable[[Tensor], Tensor],
+        transform: str | Transform = "affine",
+        size: Sequence[int] | None = None,
+        *,
+        mode: str = "bilinear",
+        padding_mode: str = "zeros",
+        align_corners: bool = False,
+        return_theta: bool = False,
+    ) -> None:
+        super().__init__()
+        check_choice("mode", mode, MODES)
+        check_choice("padding_mode", padding_mode, PADDING_MODES)
+        self.localisation = localisation
+        self.transform = find_transform(transform)
+        self.size = None if size is None else tuple(size)
+        self.mode = mode
+        self.padding_mode = padding_mode
+        self.align_corners = align_corners
+        self.return_theta = return_theta
+
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        size = self.size or (image.shape[-2], image.shape[-1])
+        shape = self.transform.parameter_shape(size)
+        theta = self.localisation(image)
+        if theta.shape[1:].numel() != prod(shape):
+            raise ValueError(
+                f"localisation: expected (N, {prod(shape)}) or {self.transform.layout} out of it, "
+                f"got {tuple(theta.shape)}"
+            )
+        theta = theta.reshape(-1, *shape)
+        out = transform_sample(
+            self.transform, image, theta, size, self.mode, self.padding_mode, self.align_corners
+        )
+        return (out, theta) if self.return_theta else out
+
+    def extra_repr(self) -> str:
+        return (
+            f"transform={self.transform.name!r}, size={self.size}, mode={self.mode!r}, "
+            f"padding_mode={self.padding_mode!r}, align_corners={self.align_corners}"
+        )
+
+
+def find_transform(transform: str | Transform) -> Transform:
+    """A transform by its name in `TRANSFORMS`; an object is returned as it is."""
+    if isinstance(transform, Transform):
+        return transform
+    if transform not in TRANSFORMS:
+        names = ", ".join(map(repr, TRANSFORMS))
+        raise ValueError(f"transform: expected a Transform or one of {names}, got {transform!r}")
+    return TRANSFORMS[transform]
+
+
+def start_at_identity(
+    localisation: nn.Module, transform: str | Transform = "affine", size: tuple[int, int] = (1, 1)
+) -> nn.Module:
+    """Sets a network's last linear or convolutional layer to zero weight and the identity's parameters as bias.
+
+    So training starts from the untransformed map (section 4 of the paper). Works in place on any module whose
+    last such layer gives the parameters, and returns it.
+
+    Args:
+        localisation: a module with a linear or convolutional layer at its end.
+        transform: a name in `TRANSFORMS` or a `Transform`.
+        size: (h, w) of the output, for transforms whose parameters depend on it (dense).
+
+    Raises:
+        ValueError: no such layer, or one without a bias or with another number of outputs.
+    """
+    identity = find_transform(transform).identity(size).flatten()
+    regressions = [m for m in localisation.modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd))]
+    last = regressions[-1] if regressions else None
+    if last is None or last.bias is None or last.bias.numel() != identity.numel():
+        raise ValueError(
+            f"localisation: expected a last linear or convolutional layer with {identity.numel()} outputs "
+            f"and a bias, got {last}"
+        )
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(identity)
+    return localisation
+
+
+class FullyConnectedLocalisation(nn.Sequential):
+    """ReLU layers on the flattened map, then the regression layer, starting at the identity.
+
+    Args:
+        in_shape: (C, H, W) of the map.
+        hidden: widths of the layers; the paper's "FCN" has (32, 32, 32).
+        transform: a name in `TRANSFORMS` or a `Transform`.
+
+    Shape: (N, C, H, W) -> (N, P).
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        hidden: Sequence[int] = (32, 32, 32),
+        transform: str | Transform = "affine",
+    ) -> None:
+        layers: list[nn.Module] = [nn.Flatten()]
+        width = prod(in_shape)
+        for units in hidden:
+            layers += [nn.Linear(width, units), nn.ReLU()]
+            width = units
+        outputs = find_transform(transform).identity((1, 1)).numel()
+        super().__init__(*layers, nn.Linear(width, outputs))
+        start_at_identity(self, transform)
+
+
+class ConvolutionalLocalisation(nn.Sequential):
+    """Blocks of 5 x 5 convolution, 2 x 2 max pooling and ReLU, a hidden layer, then the regression layer.
+
+    The paper's "CNN" form: two blocks of 20 channels and a layer of 20. Starts at the identity.
+
+    Args:
+        in_shape: (C, H, W) of the map.
+        channels: of each block.
+        hidden: width of the layer between the last block and the regression.
+        transform: a name in `TRANSFORMS` or a `Transform`.
+
+    Shape: (N, C, H, W) -> (N, P).
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        channels: Sequence[int] = (20, 20),
+        hidden: int = 20,
+        transform: str | Transform = "affine",
+    ) -> None:
+        depth, height, width = in_shape
+        layers: list[nn.Module] = []
+        for filters in channels:
+            layers += [nn.Conv2d(depth, filters, 5, padding=2), nn.MaxPool2d(2), nn.ReLU()]
+            depth, height, width = filters, height // 2, width // 2
+        if height * width == 0:
+            raise ValueError(
+                f"in_shape: expected H and W of at least {2 ** len(channels)} for {len(channels)} poolings, "
+                f"got {tuple(in_shape)}"
+            )
+        outputs = find_transform(transform).identity((1, 1)).numel()
+        layers += [nn.Flatten(), nn.Linear(depth * height * width, hidden), nn.ReLU(), nn.Linear(hidden, outputs)]
+        super().__init__(*layers)
+        start_at_identity(self, transform)

@@ -1,0 +1,240 @@
+"""Spatial transformer sampling in plain numpy: the definition every other path is checked against.
+
+Jaderberg et al., "Spatial Transformer Networks" (2015), in PyTorch's conventions. Everything is float64
+and written for reading, not for speed; nothing of the package is imported.
+
+==================  =============================================================================
+symbol              meaning
+==================  =============================================================================
+``image``           (N, C, H, W), the paper's U
+``out``             (N, C, h, w), the paper's V
+``theta``           (N, 2, 3), maps a target point to the source point it is read from
+(x, y)              target point in [-1, 1], x to the right, y downwards
+(u, v)              source point, normalised like (x, y), then in pixels
+``d_*``             gradient of the loss with respect to ``*``
+==================  =============================================================================
+
+Non-finite source coordinates read nothing out of bounds:
+
+============  ==========================  =======================================  ==================
+padding       ``affine_sample``           ``grid_sample`` (as PyTorch on CUDA)     gradients there
+============  ==========================  =======================================  ==================
+zeros         0                           0                                        0
+border        0                           NaN: pixel 0; -inf: pixel 0;             NaN: 0; inf: to the
+                                          inf: last pixel                          image only, as border
+reflection    0                           pixel 0                                  0
+============  ==========================  =======================================  ==================
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+
+# --- coordinates ------------------------------------------------------------------------------------
+
+
+def target_axis(n: int, align_corners: bool) -> Array:
+    """Normalised positions of n output pixels: pixel centres, or with align_corners from -1 to 1."""
+    k = np.arange(n, dtype=np.float64)
+    if align_corners:
+        return np.zeros(n) if n == 1 else 2 * k / (n - 1) - 1
+    return (2 * k + 1) / n - 1
+
+
+def pixels(u: Array, n: int, align_corners: bool) -> Array:
+    """Normalised coordinate to pixels of an axis of n."""
+    return (u + 1) / 2 * (n - 1) if align_corners else ((u + 1) * n - 1) / 2
+
+
+def pixels_per_unit(n: int, align_corners: bool) -> float:
+    """The derivative of `pixels`."""
+    return (n - 1) / 2 if align_corners else n / 2
+
+
+def pad(t: Array, n: int, padding_mode: str, align_corners: bool) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """Padding rule on a pixel coordinate: (coordinate, derivative, whether the coordinate is known).
+
+    zeros leaves the coordinate alone; border clips to [0, n-1], slope 0 from the edge on; reflection
+    mirrors about the pixel centres (align_corners) or the pixel edges, then clips.
+    """
+    if padding_mode == "zeros":
+        known = np.isfinite(t)
+        return np.where(known, t, -100.0), np.ones_like(t), known
+    slope = np.ones_like(t)
+    if padding_mode == "reflection":
+        low, span = (0.0, n - 1.0) if align_corners else (-0.5, float(n))
+        slope = np.where(t < low, -1.0, 1.0)
+        if span == 0:
+            t = np.where(np.isfinite(t), 0.0, np.nan)
+        else:
+            distance = np.abs(t - low)
+            flips = np.floor(distance / span)
+            extra = distance - flips * span
+            odd = flips % 2 == 1
+            t = np.where(odd, span - extra, extra) + low
+            slope = np.where(odd, -slope, slope)
+    known = ~np.isnan(t)
+    slope = np.where(known & (t > 0) & (t < n - 1), slope, 0.0)
+    return np.clip(np.where(known, t, 0.0), 0, n - 1), slope, known
+
+
+# --- sampling kernels: U is read at integer taps j, weighted by k(t - j) ------------------------------
+
+
+def taps(t: Array, mode: str) -> list[tuple[Array, Array, Array]]:
+    """The taps (j, weight, d weight / dt) of one axis: the paper's k(.) at the integers around t.
+
+    bilinear: max(0, 1 - |t - j|) at floor(t) and floor(t) + 1, eq. 5, so the derivative at an integer is
+    U[j+1] - U[j] as in PyTorch (the paper's eq. 7 leaves 0 there). nearest: eq. 4, ties to even.
+    """
+    if mode == "nearest":
+        return [(np.rint(t), np.ones_like(t), np.zeros_like(t))]
+    j = np.floor(t)
+    return [(j, 1 - (t - j), -np.ones_like(t)), (j + 1, t - j, np.ones_like(t))]
+
+
+def _corners(u: Array, v: Array, shape: tuple[int, ...], mode: str):
+    """Products of the taps of both axes: (i, j, weight, d weight / du, d weight / dv), 0 outside the image."""
+    H, W = shape[-2:]
+    for i, weight_v, slope_v in taps(v, mode):
+        for j, weight_u, slope_u in taps(u, mode):
+            inside = (0 <= i) & (i < H) & (0 <= j) & (j < W)
+            row = np.where(inside, i, 0).astype(np.int64)
+            column = np.where(inside, j, 0).astype(np.int64)
+            yield (
+                row,
+                column,
+                inside * weight_v * weight_u,
+                inside * weight_v * slope_u,
+                inside * slope_v * weight_u,
+            )
+
+
+def _source(grid: Array, shape: tuple[int, ...], padding_mode: str, align_corners: bool):
+    """Padded pixel coordinates of a grid, their derivatives in the grid, and where both are known."""
+    H, W = shape[-2:]
+    u, slope_u, known_u = pad(pixels(grid[..., 0], W, align_corners), W, padding_mode, align_corners)
+    v, slope_v, known_v = pad(pixels(grid[..., 1], H, align_corners), H, padding_mode, align_corners)
+    slope_u = slope_u * pixels_per_unit(W, align_corners)
+    slope_v = slope_v * pixels_per_unit(H, align_corners)
+    return u, v, slope_u, slope_v, known_u & known_v
+
+
+# --- an explicit grid ---------------------------------------------------------------------------------
+
+
+def grid_sample(
+    image: ArrayLike,
+    grid: ArrayLike,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool = False,
+) -> Array:
+    """V = sum over taps of U k(u - j) k(v - i), eq. 3: image (N, C, H, W), grid (N, h, w, 2) of (u, v)."""
+    image, grid = np.asarray(image, np.float64), np.asarray(grid, np.float64)
+    u, v, _, _, known = _source(grid, image.shape, padding_mode, align_corners)
+    n = np.arange(image.shape[0])[:, None, None]
+    out = np.zeros((*image.shape[:2], *grid.shape[1:3]))
+    for i, j, weight, _, _ in _corners(u, v, image.shape, mode):
+        out += weight[:, None] * np.moveaxis(image[n, :, i, j], -1, 1)
+    return out if padding_mode != "zeros" else np.where(known[:, None], out, 0.0)
+
+
+def grid_sample_backward(
+    d_out: ArrayLike,
+    image: ArrayLike,
+    grid: ArrayLike,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool = False,
+    *,
+    magnitude: bool = False,
+) -> tuple[Array, Array]:
+    """Eqs. 6 and 7: (d_image, d_grid).
+
+    With ``magnitude`` every term enters by its absolute value: the sum a rounding error is measured against.
+    """
+    d_out, image, grid = (np.asarray(a, np.float64) for a in (d_out, image, grid))
+    u, v, slope_u, slope_v, known = _source(grid, image.shape, padding_mode, align_corners)
+    d_out = np.where(known[:, None], d_out, 0.0)
+    if magnitude:
+        d_out, image, slope_u, slope_v = np.abs(d_out), np.abs(image), np.abs(slope_u), np.abs(slope_v)
+    d_image, d_grid = np.zeros(image.shape), np.zeros(grid.shape)
+    n = np.arange(image.shape[0])[:, None, None]
+    for i, j, weight, weight_du, weight_dv in _corners(u, v, image.shape, mode):
+        if magnitude:
+            weight_du, weight_dv = np.abs(weight_du), np.abs(weight_dv)
+        np.add.at(d_image, (n, slice(None), i, j), np.moveaxis(weight[:, None] * d_out, 1, -1))
+        dot = (d_out * np.moveaxis(image[n, :, i, j], -1, 1)).sum(1)
+        d_grid[..., 0] += dot * weight_du * slope_u
+        d_grid[..., 1] += dot * weight_dv * slope_v
+    return d_image, d_grid
+
+
+# --- affine -------------------------------------------------------------------------------------------
+
+
+def affine_grid(theta: ArrayLike, size: tuple[int, int], align_corners: bool = False) -> Array:
+    """(u, v) = theta (x, y, 1), eq. 1, at every pixel of an output of size (h, w): (N, h, w, 2)."""
+    return np.einsum("nrk,hwk->nhwr", np.asarray(theta, np.float64), _homogeneous(size, align_corners))
+
+
+def affine_grid_backward(
+    d_grid: Array, size: tuple[int, int], align_corners: bool = False, *, magnitude: bool = False
+) -> Array:
+    """d_theta of `affine_grid`; ``magnitude`` as in `grid_sample_backward`."""
+    basis = _homogeneous(size, align_corners)
+    return np.einsum("nhwr,hwk->nrk", d_grid, np.abs(basis) if magnitude else basis)
+
+
+def _homogeneous(size: tuple[int, int], align_corners: bool) -> Array:
+    y, x = np.meshgrid(*(target_axis(n, align_corners) for n in size), indexing="ij")
+    return np.stack([x, y, np.ones_like(x)], -1)
+
+
+def _affine_points(image: Array, theta: Array, size: tuple[int, int], align_corners: bool):
+    """The grid of a whole batch, non-finite points replaced, and where they are finite."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        grid = affine_grid(np.broadcast_to(theta, (image.shape[0], 2, 3)), size, align_corners)
+    finite = np.isfinite(grid).all(-1)
+    return np.where(finite[..., None], grid, 0.0), finite
+
+
+def affine_sample(
+    image: ArrayLike,
+    theta: ArrayLike,
+    size: tuple[int, int] | None = None,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool = False,
+) -> Array:
+    """The spatial transformer: theta (N or 1, 2, 3) applied to the image, 0 at non-finite points."""
+    image, theta = np.asarray(image, np.float64), np.asarray(theta, np.float64)
+    grid, finite = _affine_points(image, theta, size or image.shape[-2:], align_corners)
+    return np.where(finite[:, None], grid_sample(image, grid, mode, padding_mode, align_corners), 0.0)
+
+
+def affine_sample_backward(
+    d_out: ArrayLike,
+    image: ArrayLike,
+    theta: ArrayLike,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool = False,
+    *,
+    magnitude: bool = False,
+) -> tuple[Array, Array]:
+    """(d_image, d_theta) of `affine_sample`; a broadcast theta sums over the batch."""
+    d_out, image, theta = (np.asarray(a, np.float64) for a in (d_out, image, theta))
+    size = d_out.shape[-2:]
+    grid, finite = _affine_points(image, theta, size, align_corners)
+    d_out = np.where(finite[:, None], d_out, 0.0)
+    d_image, d_grid = grid_sample_backward(
+        d_out, image, grid, mode, padding_mode, align_corners, magnitude=magnitude
+    )
+    d_theta = affine_grid_backward(d_grid, size, align_corners, magnitude=magnitude)
+    return d_image, d_theta if theta.shape[0] == image.shape[0] else d_theta.sum(0, keepdims=True)

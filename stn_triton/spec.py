@@ -1,0 +1,18 @@
+"""What a warp is, apart from its tensors: one value that the CPU path, the kernels and autograd pass around."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from .transforms import Transform
+
+
+class WarpSpec(NamedTuple):
+    """A transform, how to sample, and the output size."""
+
+    transform: Transform
+    mode: str  #: "nearest" or "bilinear"
+    padding_mode: str  #: "zeros", "border" or "reflection"
+    align_corners: bool
+    size: tuple[int, int]  #: (h, w)

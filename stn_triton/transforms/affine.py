@@ -1,0 +1,138 @@
+"""Affine: (u, v) = theta (x, y, 1), eq. 1 of the paper."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..kernels.language import constexpr, jit, tl
+from .base import Transform, target_axis
+
+# --- device: theta folded into a map of pixels, coefficients of (x, y, 1) counted from the centres ------------
+
+
+@jit
+def affine_load(theta, stride_0, stride_1, stride_2, axis_x, axis_y, ACC: constexpr, INDEX: constexpr):
+    """The six coefficients of the map from centred target pixels to source pixels.
+
+    The diagonal is theta times the ratio of sizes, exactly theta at equal sizes, so that the identity gives
+    every pixel its own centre without rounding.
+    """
+    a = tl.load(theta).to(ACC)
+    b = tl.load(theta + stride_1).to(ACC)
+    c = tl.load(theta + 2 * stride_1).to(ACC)
+    d = tl.load(theta + stride_0).to(ACC)
+    e = tl.load(theta + stride_0 + stride_1).to(ACC)
+    f = tl.load(theta + stride_0 + 2 * stride_1).to(ACC)
+    _, half_x, centre_x, ratio_x, pitch_x = axis_x
+    _, half_y, centre_y, ratio_y, pitch_y = axis_y
+    return (
+        a * ratio_x, b * (pitch_y * half_x), tl.fma(c, half_x, centre_x),
+        d * (pitch_x * half_y), e * ratio_y, tl.fma(f, half_y, centre_y),
+    )  # fmt: skip
+
+
+@jit
+def affine_source(state, row, column, live, x, y, axis_x, axis_y):
+    """u = a x + (b y + c), v = e y + (d x + f), in pixels; a point that is not finite reads nothing."""
+    a, b, c, d, e, f = state
+    u = tl.fma(a, x, tl.fma(b, y, c))
+    v = tl.fma(e, y, tl.fma(d, x, f))
+    return u, v, live & (tl.abs(u) < float("inf")) & (tl.abs(v) < float("inf"))
+
+
+@jit
+def affine_adjoint(d_theta, n, row, column, live, x, y, h, w, d_u, d_v, axis_x, axis_y):
+    """d_theta = sum over pixels of (d_u, d_v)ᵀ (x, y, 1), a (2, 3) block per program."""
+    _, half_x, _, ratio_x, pitch_x = axis_x
+    _, half_y, _, ratio_y, pitch_y = axis_y
+    block = d_theta + tl.program_id(0).to(tl.int64) * 6
+    tl.store(block, tl.sum(d_u * x) * ratio_x)
+    tl.store(block + 1, tl.sum(d_u * y) * (pitch_y * half_x))
+    tl.store(block + 2, tl.sum(d_u) * half_x)
+    tl.store(block + 3, tl.sum(d_v * x) * (pitch_x * half_y))
+    tl.store(block + 4, tl.sum(d_v * y) * ratio_y)
+    tl.store(block + 5, tl.sum(d_v) * half_y)
+
+
+# --- host -------------------------------------------------------------------------------------------------
+
+
+class Affine(Transform):
+    """theta (N, 2, 3): the rows of an affine map of (x, y, 1)."""
+
+    name = "affine"
+    layout = "(N, 2, 3)"
+    load, source, adjoint = affine_load, affine_source, affine_adjoint
+
+    def parameter_shape(self, size):
+        return (2, 3)
+
+    def identity(self, size=(1, 1), *, align_corners=False, dtype=None, device=None):
+        return torch.eye(2, 3, dtype=dtype, device=device)
+
+    def grid(self, theta, size, align_corners=False):
+        compute = torch.promote_types(theta.dtype, torch.float32)
+        wide = theta.to(compute)
+        if _matmul_is_exact(wide):
+            grid = _grid_by_matmul(wide, size, align_corners)
+        else:
+            h, w = size
+            x = target_axis(w, align_corners, wide)
+            y = target_axis(h, align_corners, wide)[:, None]
+            grid = _map(wide[..., None, None], x, y).movedim(1, -1)
+        return grid.to(theta.dtype)
+
+    def points(self, theta, xy, align_corners=False):
+        x, y = xy.unsqueeze(-3).unbind(-1)
+        return _map(theta[..., None], x, y).movedim(1, -1)
+
+    def partials_shape(self, batch, size, tiles):
+        return (batch, tiles, 6)
+
+    def sum_partials(self, partials):
+        return partials.sum(1).unflatten(1, (2, 3))
+
+
+def _map(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """(u, v) along axis 1, from rows (N, 2, 3, ...) by broadcasting."""
+    a, b, c = theta.unbind(2)
+    return a * x + (b * y + c)
+
+
+def _matmul_is_exact(theta: Tensor) -> bool:
+    """Whether a matrix product keeps full precision: not so under TF32 or autocast, and unknown off the CPU."""
+    return (
+        theta.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+        and torch.get_float32_matmul_precision() == "highest"
+    )
+
+
+def _grid_by_matmul(theta: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    """The grid as T = M_theta B with B separable: two thin products, the fastest form on a CPU, both ways."""
+    batch, (h, w) = theta.shape[0], size
+    rows, columns = (torch.from_numpy(basis).to(theta.dtype) for basis in _bases(h, w, align_corners, theta.dtype))
+    by_row = torch.mm(theta.reshape(batch, 6), rows).view(batch * h, 4)  # (a, b y + c, d, e y + f) of each row
+    return torch.mm(by_row, columns).view(batch, h, w, 2)
+
+
+@lru_cache(maxsize=64)
+def _bases(h: int, w: int, align_corners: bool, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """(6, 4h): theta to each row's coefficients; (4, 2w): those to the row's points.
+
+    Kept as numpy arrays, which no tensor mode (inference, fake tensors) can leave its mark on.
+    """
+    x, y = (target_axis(n, align_corners, torch.empty(0, dtype=dtype)).numpy() for n in (w, h))
+    rows = np.zeros((2, 3, h, 2, 2), x.dtype)
+    columns = np.zeros((2, 2, w, 2), x.dtype)
+    for r in range(2):
+        rows[r, 0, :, r, 0] = 1
+        rows[r, 1, :, r, 1] = y
+        rows[r, 2, :, r, 1] = 1
+        columns[r, 0, :, r] = x
+        columns[r, 1, :, r] = 1
+    return rows.reshape(6, 4 * h), columns.reshape(4, 2 * w)

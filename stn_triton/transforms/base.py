@@ -1,0 +1,93 @@
+"""What a transform is: its parameters, its torch form, and the device functions the kernels are built from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+
+class Transform(ABC):
+    """A family of maps T_theta from target points (x, y) to source points (u, v).
+
+    Convention: normalised coordinates, x to the right, y downwards, [-1, 1] over the image as
+    ``align_corners`` says in `torch.nn.functional.grid_sample`. Objects hold no tensors and can be shared.
+
+    The device functions, called per program and per tile of pixels (see `stn_triton.kernels.warp`):
+
+    - ``load(theta, stride_0, stride_1, stride_2, axis_x, axis_y, ACC, INDEX) -> state``: a sample's
+      parameters, read once per program;
+    - ``source(state, row, column, live, x, y, axis_x, axis_y) -> (u, v, seen)``: source pixels of the
+      target pixels at (x, y) from the centre, and which of the live ones read anything;
+    - ``adjoint(d_theta, n, row, column, live, x, y, h, w, d_u, d_v, axis_x, axis_y)``: stores this
+      program's part of the gradient at its own place in a buffer of shape `partials_shape`.
+    """
+
+    name: ClassVar[str]
+    #: theta's dimensions as a user writes them, for error messages.
+    layout: ClassVar[str]
+    #: A non-finite point reads what the padding rule says, as in `grid_sample`; else it reads nothing.
+    padding_answers_nonfinite: ClassVar[bool] = False
+    load: ClassVar[Any]
+    source: ClassVar[Any]
+    adjoint: ClassVar[Any]
+
+    @abstractmethod
+    def parameter_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """theta's shape after the batch axis, for an output of size (h, w)."""
+
+    @abstractmethod
+    def identity(
+        self,
+        size: tuple[int, int],
+        *,
+        align_corners: bool = False,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """theta of the identity, without the batch axis."""
+
+    @abstractmethod
+    def grid(self, theta: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
+        """The sampling grid: (u, v) for every target pixel of an output of size (h, w).
+
+        Args:
+            theta: parameters, (N, ...) as in ``layout``.
+            size: (h, w).
+            align_corners: as in `torch.nn.functional.grid_sample`.
+
+        Returns:
+            (N, h, w, 2), differentiable in theta, of theta's dtype.
+        """
+
+    @abstractmethod
+    def points(self, theta: Tensor, xy: Tensor, align_corners: bool = False) -> Tensor:
+        """Where points of the output lie in the image: boxes, key points, outlines.
+
+        Args:
+            theta: parameters, (N, ...) as in ``layout``.
+            xy: target points (x, y), normalised, (P, 2) for every sample alike or (N, P, 2).
+            align_corners: what the normalised coordinates mean; matters to the dense transform only.
+
+        Returns:
+            source points (u, v), normalised, (N, P, 2), differentiable in both arguments.
+        """
+
+    @abstractmethod
+    def partials_shape(self, batch: int, size: tuple[int, int], tiles: int) -> tuple[int, ...]:
+        """Shape of the buffer that ``adjoint`` writes, every element exactly once."""
+
+    @abstractmethod
+    def sum_partials(self, partials: Tensor) -> Tensor:
+        """The parameter gradient (batch, ...) from the buffer of ``adjoint``, the same on every run."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+def target_axis(n: int, align_corners: bool, like: Tensor) -> Tensor:
+    """Normalised positions of n target pixels, (n,), of the dtype and device of ``like``."""
+    k = torch.arange(n, dtype=like.dtype, device=like.device)
+    return (2 * k - (n - 1)) / max(n - 1 if align_corners else n, 1)

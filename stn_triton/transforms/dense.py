@@ -1,0 +1,74 @@
+"""Dense: the source points themselves, one per target pixel. `grid_sample` is the warp by this transform."""
+
+from __future__ import annotations
+
+import torch
+
+from ..eager import sample
+from ..kernels.language import constexpr, jit, tl
+from .base import Transform, target_axis
+
+# --- device -----------------------------------------------------------------------------------------------
+
+
+@jit
+def dense_load(theta, stride_0, stride_1, stride_2, axis_x, axis_y, ACC: constexpr, INDEX: constexpr):
+    """Where this sample's points lie: nothing is read yet."""
+    return theta, stride_0.to(INDEX), stride_1.to(INDEX), stride_2.to(INDEX)
+
+
+@jit
+def dense_source(state, row, column, live, x, y, axis_x, axis_y):
+    """The stored (u, v) in pixels. What a non-finite one reads is the padding rule's to say."""
+    theta, stride_row, stride_column, stride_axis = state
+    _, half_x, centre_x, _, _ = axis_x
+    _, half_y, centre_y, _, _ = axis_y
+    point = theta + row.to(stride_row.dtype) * stride_row + column.to(stride_row.dtype) * stride_column
+    u = tl.load(point, mask=live, other=0.0).to(half_x.dtype)
+    v = tl.load(point + stride_axis, mask=live, other=0.0).to(half_x.dtype)
+    return tl.fma(u, half_x, centre_x), tl.fma(v, half_y, centre_y), live
+
+
+@jit
+def dense_adjoint(d_theta, n, row, column, live, x, y, h, w, d_u, d_v, axis_x, axis_y):
+    """Every pixel has its own two parameters: no sum."""
+    point = d_theta + ((n * h + row) * w + column) * 2
+    tl.store(point, d_u * axis_x[1], mask=live)
+    tl.store(point + 1, d_v * axis_y[1], mask=live)
+
+
+# --- host -------------------------------------------------------------------------------------------------
+
+
+class Dense(Transform):
+    """theta (N, h, w, 2): source points (u, v), normalised, of every target pixel."""
+
+    name = "dense"
+    layout = "(N, h, w, 2)"
+    padding_answers_nonfinite = True
+    load, source, adjoint = dense_load, dense_source, dense_adjoint
+
+    def parameter_shape(self, size):
+        return (*size, 2)
+
+    def identity(self, size, *, align_corners=False, dtype=None, device=None):
+        like = torch.empty(0, dtype=dtype, device=device)
+        y, x = (target_axis(n, align_corners, like) for n in size)
+        return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+
+    def grid(self, theta, size, align_corners=False):
+        if theta.shape[1:3] != tuple(size):
+            raise ValueError(f"size: expected theta's own {tuple(theta.shape[1:3])}, got {tuple(size)}")
+        return theta
+
+    def points(self, theta, xy, align_corners=False):
+        """Source points between the stored ones are interpolated; beyond the outermost they stay."""
+        field = theta.movedim(-1, 1)
+        at = xy.expand(theta.shape[0], *xy.shape[-2:]).unsqueeze(1)
+        return sample(field, at, "bilinear", "border", align_corners).squeeze(2).movedim(1, -1)
+
+    def partials_shape(self, batch, size, tiles):
+        return (batch, *size, 2)
+
+    def sum_partials(self, partials):
+        return partials
