@@ -66,5 +66,8 @@ def _sample_any(image: Tensor, grid: Tensor, mode: str, padding_mode: str, align
     infinity = -1.0 if padding_mode == "reflection" else BOUND
     clean = grid.nan_to_num(nan=-1.0, posinf=infinity, neginf=-abs(infinity)).clamp(-BOUND, BOUND)
     out = _torch_sample(image, clean, mode, padding_mode, align_corners)
-    known = (~grid.isnan() if padding_mode == "border" else grid.isfinite()).all(-1)[:, None]
+    # As pixels, since an infinite coordinate of a one-pixel axis is 0 * inf: unknown.
+    pixels = [u * (n - 1 if align_corners else n) for u, n in zip(grid.unbind(-1), image.shape[:1:-1], strict=True)]
+    x_known, y_known = (~t.isnan() if padding_mode == "border" else t.isfinite() for t in pixels)
+    known = (x_known & y_known)[:, None]
     return torch.where(known, out, 0 if padding_mode == "zeros" else out.detach())

@@ -1,0 +1,53 @@
+"""Every test runs on both paths: the kernels (on a GPU, or interpreted on the CPU) and the torch operations."""
+
+import os
+from typing import NamedTuple
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when stn_triton is imported
+
+from stn_triton import launch
+from stn_triton.kernels.language import TRITON_MISSING
+
+torch.manual_seed(0)
+
+
+class Path(NamedTuple):
+    name: str
+    device: torch.device
+
+
+def _use_path(name: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    if name == "torch":
+        monkeypatch.setattr(launch, "takes", lambda device: False)
+        return Path(name, torch.device("cpu"))
+    if TRITON_MISSING:
+        pytest.skip(f"no triton: {TRITON_MISSING}")
+    return Path(name, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+@pytest.fixture(params=["kernel", "torch"])
+def path(request, monkeypatch) -> Path:
+    """The implementation under test, and the device its tensors live on."""
+    return _use_path(request.param, monkeypatch)
+
+
+@pytest.fixture
+def kernel_path(monkeypatch) -> Path:
+    """The kernels only."""
+    return _use_path("kernel", monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_empty(monkeypatch):
+    """Fresh memory is NaN: an element that nobody wrote shows."""
+    empty = torch.empty
+
+    def poisoned(*args, **kwargs):
+        tensor = empty(*args, **kwargs)
+        return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
+
+    monkeypatch.setattr(torch, "empty", poisoned)

@@ -1,0 +1,58 @@
+"""An identity theta gives the image back, bit for bit, through the kernels."""
+
+import pytest
+import torch
+from cases import MODES, PADDING_MODES
+
+from stn_triton import TRANSFORMS, affine_sample, configs, launch, reference
+
+SIZES = [(1, 1), (1, 6), (5, 1), (7, 7), (8, 8), (5, 8), (31, 47)]
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+@pytest.mark.parametrize("mode", MODES)
+def test_bit_exact(kernel_path, mode, padding_mode, align_corners):
+    for index, size in enumerate(SIZES):
+        dtype = (torch.float32, torch.float64, torch.float16, torch.bfloat16)[index % 4]
+        image = torch.randn(1, 2, *size, device=kernel_path.device).to(dtype)
+        theta = torch.eye(2, 3, device=kernel_path.device)[None]
+        out = affine_sample(image, theta, mode=mode, padding_mode=padding_mode, align_corners=align_corners)
+        assert torch.equal(out, image), (size, dtype)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_every_width(kernel_path, monkeypatch, align_corners):
+    """All widths up to a tile, and beyond float32's easy divisors, as one row each."""
+    monkeypatch.setattr(launch, "CONFIG", configs.LaunchConfig(1, 16384, 1, 4))
+    theta = torch.eye(2, 3, device=kernel_path.device)[None]
+    for width in [*range(1, 30), 41, 47, 55, 61, 83, 97, 107, 4095, 8191, 16383]:
+        image = torch.randn(1, 1, 1, width, device=kernel_path.device)
+        assert torch.equal(affine_sample(image, theta, align_corners=align_corners), image), width
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_integer_shift_is_exact(kernel_path, align_corners):
+    """A translation by whole pixels moves the image and rounds nothing; zeros come in."""
+    image = torch.randn(1, 1, 8, 16, device=kernel_path.device)
+    theta = torch.eye(2, 3, device=kernel_path.device)[None].clone()
+    theta[0, 0, 2] = 2 * 3 / (15 if align_corners else 16)
+    if align_corners:
+        theta = theta.double()  # 6 / 15 is no float32
+        theta[0, 0, 2] = 6 / 15
+        image = image.double()
+    out = affine_sample(image, theta, align_corners=align_corners)
+    moved = torch.cat([image[..., 3:], torch.zeros_like(image[..., :3])], -1)
+    torch.testing.assert_close(out, moved, rtol=0, atol=1e-14 if align_corners else 0)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_identity_parameters(transform, align_corners):
+    """Every transform's identity maps the grid and points onto themselves."""
+    size = (3, 5)
+    theta = transform.identity(size, align_corners=align_corners, dtype=torch.float64)
+    assert theta.shape == transform.parameter_shape(size)
+    grid = transform.grid(theta[None], size, align_corners)
+    truth = reference.affine_grid(torch.eye(2, 3)[None].numpy(), size, align_corners)
+    torch.testing.assert_close(grid, torch.from_numpy(truth), rtol=0, atol=1e-15)

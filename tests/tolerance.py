@@ -1,0 +1,28 @@
+"""How close is close enough: never a number of its own, always PyTorch's error and the dtype's rounding.
+
+Truth is the float64 reference at the very inputs. ours <= 2 x PyTorch's + 4 ulp of the output dtype times the
+largest magnitude a rounding can act on, for the maximum and for the median.
+"""
+
+import numpy as np
+import torch
+
+
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().double().cpu().numpy()
+
+
+def assert_as_good_as_pytorch(
+    ours: torch.Tensor, theirs: torch.Tensor, truth: np.ndarray, magnitude: float, what: str = "out"
+) -> None:
+    """``theirs`` is PyTorch's result in ``ours``' dtype: for half types its float32 one, rounded once."""
+    assert ours.shape == truth.shape, what
+    assert torch.isfinite(ours).all(), f"{what}: not finite"
+    error = np.abs(to_numpy(ours) - truth)
+    error_theirs = np.abs(to_numpy(theirs.to(ours.dtype)) - truth)
+    eps = 4 * torch.finfo(ours.dtype).eps * magnitude
+    for statistic in (np.max, np.median):
+        assert statistic(error) <= 2 * statistic(error_theirs) + eps, (
+            f"{what}: {statistic.__name__} error {statistic(error):.3g}, PyTorch's {statistic(error_theirs):.3g}, "
+            f"rounding {eps:.3g}"
+        )
