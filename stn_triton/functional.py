@@ -68,9 +68,7 @@ def transform_sample(
     _check_tensor("theta", theta)
     if image.dim() != 4 or 0 in image.shape[2:]:
         raise ValueError(f"image: expected shape (N, C, H, W) with H and W at least 1, got {tuple(image.shape)}")
-    hw = _whole_numbers(image.shape[2:] if size is None else size)
-    if len(hw) != 2 or min(hw) < 0:
-        raise ValueError(f"size: expected (h, w) of at least 0, got {size!r}")
+    hw = check_size(image.shape[2:] if size is None else size)
     expected = transform.parameter_shape(hw)
     if theta.dim() == 0 or theta.shape[1:] != expected:
         shape = (image.shape[0], *expected)
@@ -176,6 +174,14 @@ def check_choice(name: str, value: Any, choices: dict[str, int]) -> None:
     """Raises ValueError unless value is one of the choices."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_size(size: Any) -> tuple[int, int]:
+    """(h, w) as ints; raises TypeError unless whole numbers, ValueError unless two of them, at least 0."""
+    numbers = _whole_numbers(size)
+    if len(numbers) != 2 or min(numbers) < 0:
+        raise ValueError(f"size: expected (h, w) of at least 0, got {size!r}")
+    return numbers[0], numbers[1]
 
 
 def _whole_numbers(size: Any) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from functools import lru_cache
 
@@ -21,12 +22,15 @@ PADDING_RULES = {"zeros": coordinates.zeros, "border": coordinates.border, "refl
 INTERPRETED = type(warp_forward).__name__ == "InterpretedFunction"  # TRITON_INTERPRET=1 at import
 CONFIG = configs.INTERPRETER if INTERPRETED else configs.GPU
 
+# Contraction is written out by hand (tl.fma): left to the compiler, the two kernels could round coordinates apart.
+COMPILE_OPTIONS = {"num_warps": CONFIG.num_warps, "enable_fp_fusion": False}
+
 MAX_PROGRAMS = 2**31 - 1  # of launch grid axis x
 
 
 def takes(device: torch.device) -> bool:
     """Whether the kernels run on this device. Warns once where a user would expect them to, and they do not."""
-    if device.type == "cpu":
+    if device.type == "cpu" and not (TRITON_MISSING and os.environ.get("TRITON_INTERPRET")):
         return INTERPRETED
     if device.type == "cuda" and not TRITON_MISSING:
         return True
@@ -142,10 +146,8 @@ def _launch(kernel, programs: int, *args) -> None:
     if programs > MAX_PROGRAMS:
         raise ValueError(f"size: expected at most {MAX_PROGRAMS} tiles of pixels in a batch, got {programs}")
     device = args[0].device
-    # The floating-point contraction is fixed by hand (tl.fma), or coordinates would differ between kernels.
-    options = {"num_warps": CONFIG.num_warps, "enable_fp_fusion": False}
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
-            kernel[(programs,)](*args, **options)
+            kernel[(programs,)](*args, **COMPILE_OPTIONS)
     else:
-        kernel[(programs,)](*args, **options)
+        kernel[(programs,)](*args, **COMPILE_OPTIONS)

@@ -8,8 +8,8 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from .functional import check_choice, transform_sample
 from .eager import MODES, PADDING_MODES
+from .functional import check_choice, check_size, transform_sample
 from .transforms import TRANSFORMS, Transform
 
 
@@ -44,7 +44,7 @@ class SpatialTransformer(nn.Module):
         check_choice("padding_mode", padding_mode, PADDING_MODES)
         self.localisation = localisation
         self.transform = find_transform(transform)
-        self.size = None if size is None else tuple(size)
+        self.size = None if size is None else check_size(size)
         self.mode = mode
         self.padding_mode = padding_mode
         self.align_corners = align_corners

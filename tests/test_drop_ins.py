@@ -1,0 +1,179 @@
+"""`grid_sample` and `affine_grid` are PyTorch's: signatures, its own samples of them, its errors."""
+
+import inspect
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import DTYPES, dtype_id
+from tolerance import assert_as_good_as_pytorch, to_numpy
+
+import stn_triton
+from stn_triton import reference
+
+
+@pytest.mark.parametrize("name", ["grid_sample", "affine_grid"])
+def test_signature(name):
+    def plain(function):
+        return [(p.name, p.default, p.kind) for p in inspect.signature(function).parameters.values()]
+
+    assert plain(getattr(stn_triton, name)) == plain(getattr(F, name))
+
+
+def opinfo_samples(dtype):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torch.testing._internal.common_methods_invocations import op_db
+    info = next(op for op in op_db if op.name == "nn.functional.grid_sample")
+    torch.manual_seed(0)
+    for sample in info.sample_inputs("cpu", dtype, requires_grad=False):
+        if sample.input.dim() == 4 and sample.kwargs["mode"] != "bicubic":
+            yield sample.input, sample.args[0], sample.kwargs
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
+def test_opinfo_samples(path, dtype):
+    """torch's own test inputs, forward and backward."""
+    count = 0
+    for image, grid, options in opinfo_samples(dtype):
+        count += 1
+        d_out = torch.randn(*image.shape[:2], *grid.shape[1:3]).to(dtype)
+        settings = tuple(options[name] for name in ("mode", "padding_mode", "align_corners"))
+        tensors = to_numpy(image), to_numpy(grid)
+        truth = reference.grid_sample(*tensors, *settings)
+        gradients = reference.grid_sample_backward(to_numpy(d_out), *tensors, *settings)
+        magnitudes = reference.grid_sample_backward(to_numpy(d_out), *tensors, *settings, magnitude=True)
+
+        def run(sample, options, *inputs):
+            inputs = [t.detach().clone().requires_grad_() for t in inputs]
+            out = sample(*inputs, **options)
+            return out.detach(), *torch.autograd.grad(out, inputs, d_out.to(out))
+
+        wide = torch.promote_types(dtype, torch.float32)
+        theirs = run(F.grid_sample, options, image.to(wide), grid.to(wide))
+        ours = run(stn_triton.grid_sample, options, image.to(path.device), grid.to(path.device))
+        scales = np.abs(tensors[0]).max(), magnitudes[0].max(), magnitudes[1].max()
+        for what, our, their, expected, scale in zip(
+            ("out", "d_input", "d_grid"), ours, theirs, (truth, *gradients), scales, strict=True
+        ):
+            assert our.dtype == dtype
+            assert_as_good_as_pytorch(our, their, expected, scale, f"{what} {options}")
+    assert count == 12  # 2 modes, 3 paddings, 2 align_corners
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("size", [(2, 3, 5, 7), (2, 1, 1, 1), (2, 1, 6, 1)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_id)
+@pytest.mark.filterwarnings("ignore:Since version 1.3.0, affine_grid behavior:UserWarning")
+def test_affine_grid(align_corners, size, dtype):
+    theta = torch.randn(2, 2, 3).to(dtype).requires_grad_()
+    d_grid = torch.randn(2, *size[2:], 2).to(dtype)
+    wide = theta.detach().to(torch.promote_types(dtype, torch.float32)).requires_grad_()
+    theirs = F.affine_grid(wide, list(size), align_corners=align_corners)
+    ours = stn_triton.affine_grid(theta, list(size), align_corners=align_corners)
+    assert ours.dtype == dtype
+    truth = reference.affine_grid(to_numpy(theta), size[2:], align_corners)
+    assert_as_good_as_pytorch(ours, theirs, truth, np.abs(to_numpy(theta)).sum(-1).max(), "grid")
+    backward = to_numpy(d_grid), size[2:], align_corners
+    assert_as_good_as_pytorch(
+        torch.autograd.grad(ours, theta, d_grid)[0],
+        torch.autograd.grad(theirs, wide, d_grid.to(wide))[0],
+        reference.affine_grid_backward(*backward),
+        reference.affine_grid_backward(np.abs(backward[0]), *backward[1:], magnitude=True).max(),
+        "d_theta",
+    )
+
+
+def test_reduced_matmul_precision_does_not_touch_coordinates():
+    """TF32, bf16 matrix products or autocast, wherever the user allows them, are not for coordinates."""
+    theta = torch.randn(3, 2, 3, dtype=torch.float32)
+    exact = stn_triton.affine_grid(theta, (3, 1, 33, 65), align_corners=False)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        medium = stn_triton.affine_grid(theta, (3, 1, 33, 65), align_corners=False)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    with torch.autocast("cpu", torch.bfloat16):
+        autocast = stn_triton.affine_grid(theta, (3, 1, 33, 65), align_corners=False)
+    for grid in (medium, autocast):
+        assert grid.dtype == torch.float32
+        torch.testing.assert_close(grid, exact, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("image_dtype", DTYPES, ids=dtype_id)
+@pytest.mark.parametrize("grid_dtype", DTYPES, ids=dtype_id)
+def test_different_dtypes(path, image_dtype, grid_dtype):
+    """An image and a grid of any two floating dtypes: each gradient comes in its own."""
+    image = torch.randn(1, 2, 4, 4).to(image_dtype).to(path.device).requires_grad_()
+    grid = (torch.rand(1, 3, 3, 2) * 2 - 1).to(grid_dtype).to(path.device).requires_grad_()
+    out = stn_triton.grid_sample(image, grid, align_corners=False)
+    out.sum().backward()
+    assert (out.dtype, image.grad.dtype, grid.grad.dtype) == (image_dtype, image_dtype, grid_dtype)
+    truth = reference.grid_sample(to_numpy(image), to_numpy(grid))
+    # bfloat16 rounds down in the interpreter, and a float64 grid is rounded to float32 for a narrower image
+    tolerance = {torch.bfloat16: 2**-7, torch.float16: 2**-10, torch.float32: 4e-6, torch.float64: 1e-14}
+    np.testing.assert_allclose(to_numpy(out), truth, rtol=tolerance[image_dtype], atol=4 * tolerance[image_dtype])
+
+
+@pytest.mark.parametrize("name", ["grid_sample", "affine_grid"])
+def test_align_corners_none_warns_and_means_false(name):
+    arguments = {
+        "grid_sample": (torch.randn(1, 1, 3, 3), torch.rand(1, 2, 2, 2)),
+        "affine_grid": (torch.randn(1, 2, 3), (1, 1, 2, 2)),
+    }[name]
+    with pytest.warns(UserWarning, match="align_corners"):
+        default = getattr(stn_triton, name)(*arguments)
+    assert torch.equal(default, getattr(stn_triton, name)(*arguments, align_corners=False))
+
+
+X, G, T = torch.rand(2, 3, 4, 5), torch.rand(2, 3, 3, 2), torch.rand(2, 2, 3)
+MISTAKES = {
+    "integer input": ("grid_sample", (X.int(), G), "input: expected dtype .* got torch.int32"),
+    "integer both": ("grid_sample", (X.int(), G.int()), "input: expected dtype .* got torch.int32"),
+    "complex": ("grid_sample", (X.cfloat(), G.cfloat()), "input: expected dtype .* got torch.complex64"),
+    "float8": ("grid_sample", (X.to(torch.float8_e4m3fn), G), "input: expected dtype .* got torch.float8"),
+    "not a tensor": ("grid_sample", ([1.0], G), "input: expected a tensor, got list"),
+    "grid not a tensor": ("grid_sample", (X, 1), "grid: expected a tensor, got int"),
+    "batch": ("grid_sample", (X, G[:1]), r"grid: .* N = 2, got \(1, 3, 3, 2\)"),
+    "grid rank": ("grid_sample", (X, G[0]), r"grid: expected shape \(N, h, w, 2\).* got \(3, 3, 2\)"),
+    "grid last": ("grid_sample", (X, G[..., :1]), r"grid: .* got \(2, 3, 3, 1\)"),
+    "input rank": ("grid_sample", (X[0], G), r"input: expected shape \(N, C, H, W\).* got \(3, 4, 5\)"),
+    "no pixels": ("grid_sample", (X[:, :, :0], G), r"input: .* at least 1, got \(2, 3, 0, 5\)"),
+    "mode": ("grid_sample", (X, G, "linear"), "mode: expected one of 'bilinear', 'nearest', got 'linear'"),
+    "mode type": ("grid_sample", (X, G, 3), "mode: .* got 3"),
+    "padding": ("grid_sample", (X, G, "bilinear", "wrap"), "padding_mode: expected one of .* got 'wrap'"),
+    "device": ("grid_sample", (X.to("meta"), G), "grid: expected the input's device meta, got cpu"),
+    "integer theta": ("affine_grid", (T.int(), (2, 1, 2, 2)), "theta: expected dtype .* got torch.int32"),
+    "theta rank": ("affine_grid", (T[0], (2, 1, 2, 2)), r"theta: expected shape \(N, 2, 3\), got \(2, 3\)"),
+    "theta shape": ("affine_grid", (T[..., :2], (2, 1, 2, 2)), r"theta: .* got \(2, 2, 2\)"),
+    "size batch": ("affine_grid", (T, (3, 1, 2, 2)), "theta: expected a batch of 3 as in size, got 2"),
+    "size zero": ("affine_grid", (T, (2, 1, 0, 2)), r"size: expected positive numbers, got \(2, 1, 0, 2\)"),
+    "size rank": ("affine_grid", (T, (2, 1, 2)), r"size: expected 4 numbers \(N, C, h, w\).* got \(2, 1, 2\)"),
+    "size type": ("affine_grid", (T, (2, 1, 1.5, 2)), "size: expected whole numbers, got"),
+    "size none": ("affine_grid", (T, None), "size: expected whole numbers, got None"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_errors_are_pytorchs_and_say_what_was_got(mistake):
+    name, arguments, message = MISTAKES[mistake]
+    with pytest.raises(Exception) as theirs:  # noqa: PT011 - whatever it is
+        getattr(F, name)(*arguments, align_corners=False)
+    with pytest.raises(theirs.type, match=message):
+        getattr(stn_triton, name)(*arguments, align_corners=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("grid_sample", (torch.rand(1, 1, 2, 2, 2), torch.rand(1, 1, 1, 1, 3))),
+        ("grid_sample", (X, G, "bicubic")),
+        ("affine_grid", (torch.rand(1, 3, 4), (1, 1, 2, 2, 2))),
+    ],
+)
+def test_what_is_not_there_yet_says_so(name, arguments):
+    with pytest.raises(NotImplementedError, match="not there yet"):
+        getattr(stn_triton, name)(*arguments, align_corners=False)

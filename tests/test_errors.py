@@ -1,0 +1,64 @@
+"""`affine_sample` and the modules say which argument is wrong, what was expected and what was got."""
+
+import pytest
+import torch
+
+from stn_triton import SpatialTransformer, affine_sample, start_at_identity
+
+X, T = torch.rand(2, 3, 4, 5), torch.rand(2, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        ((X.int(), T), {}, TypeError, "image: expected dtype .* got torch.int32"),
+        ((X.numpy(), T), {}, TypeError, "image: expected a tensor, got ndarray"),
+        ((X, T.tolist()), {}, TypeError, "theta: expected a tensor, got list"),
+        ((X, T.long()), {}, TypeError, "theta: expected dtype .* got torch.int64"),
+        ((X[0], T), {}, ValueError, r"image: expected shape \(N, C, H, W\).* got \(3, 4, 5\)"),
+        ((X[..., :0], T), {}, ValueError, r"image: .* at least 1, got \(2, 3, 4, 0\)"),
+        ((X, T[0]), {}, ValueError, r"theta: expected shape \(N, 2, 3\) = \(2, 2, 3\), got \(2, 3\)"),
+        ((X, T.view(2, 6)), {}, ValueError, r"theta: .* got \(2, 6\)"),
+        ((X, T[0, 0, 0]), {}, ValueError, r"theta: .* got \(\)"),
+        ((X, torch.rand(3, 2, 3)), {}, ValueError, "theta: expected the image's batch size 2 or 1, got 3"),
+        ((X[:1], T), {}, ValueError, r"theta: .* batch size 1 or 1, got 2, or expand the image"),
+        ((X.to("meta"), T), {}, ValueError, "theta: expected the image's device meta, got cpu"),
+        ((X, T, 5), {}, TypeError, "size: expected whole numbers, got 5"),
+        ((X, T, (2.5, 3)), {}, TypeError, r"size: expected whole numbers, got \(2.5, 3\)"),
+        ((X, T, (2, 3, 4)), {}, ValueError, r"size: expected \(h, w\) of at least 0, got \(2, 3, 4\)"),
+        ((X, T, (-1, 3)), {}, ValueError, r"size: .* got \(-1, 3\)"),
+        ((X, T), {"mode": "cubic"}, ValueError, "mode: expected one of 'bilinear', 'nearest', got 'cubic'"),
+        ((X, T), {"mode": None}, ValueError, "mode: .* got None"),
+        ((X, T), {"padding_mode": "zero"}, ValueError, "padding_mode: expected one of .* got 'zero'"),
+    ],
+)
+def test_affine_sample(arguments, options, error, message):
+    with pytest.raises(error, match=message):
+        affine_sample(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"transform": "afine"}, "transform: expected a Transform or one of 'affine', 'dense', got 'afine'"),
+        ({"mode": "cubic"}, "mode: expected one of"),
+        ({"padding_mode": "wrap"}, "padding_mode: expected one of"),
+        ({"size": (3,)}, r"size: expected \(h, w\)"),
+    ],
+)
+def test_spatial_transformer(options, message):
+    with pytest.raises(ValueError, match=message):
+        SpatialTransformer(torch.nn.Flatten(), **options)
+
+
+def test_localisation_of_the_wrong_width():
+    with pytest.raises(ValueError, match=r"localisation: expected \(N, 6\) or \(N, 2, 3\) out of it, got \(2, 60\)"):
+        SpatialTransformer(torch.nn.Flatten())(X)
+
+
+@pytest.mark.parametrize(
+    "module", [torch.nn.Flatten(), torch.nn.Linear(3, 5), torch.nn.Linear(3, 6, bias=False)], ids=str
+)
+def test_start_at_identity(module):
+    with pytest.raises(ValueError, match="localisation: expected a last linear or convolutional layer with 6 outputs"):
+        start_at_identity(module)

@@ -1,0 +1,142 @@
+"""hypothesis over shapes, strides, dtypes and parameters, special values among them, against the reference."""
+
+import numpy as np
+import pytest
+import torch
+from cases import MODES, PADDING_MODES, theta_dtype
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from test_layouts import LAYOUTS
+from tolerance import to_numpy
+
+from stn_triton import affine_sample, grid_sample, reference
+
+SPECIAL = [0.0, 1.0, -1.0, 0.5, -0.5, 2.0, 1 / 3, 1e-30, 1e6]
+NONFINITE = [float("nan"), float("inf"), float("-inf")]
+entries = st.one_of(st.sampled_from(SPECIAL), st.floats(-3, 3, width=32))
+anything = st.one_of(entries, st.sampled_from(NONFINITE))
+sizes = st.integers(1, 8)
+fuzz = settings(
+    deadline=None,
+    derandomize=True,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@st.composite
+def warps(draw, parameters):
+    """(kind, image, theta, d_out, size, options); image and d_out in any layout."""
+    kind = draw(st.sampled_from(["affine", "dense"]))
+    n, c = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    shape, size = (n, c, draw(sizes), draw(sizes)), (draw(sizes), draw(sizes))
+    dtype = draw(st.sampled_from([torch.float64, torch.float64, torch.float32, torch.float16, torch.bfloat16]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    theta_shape = (n, 2, 3) if kind == "affine" else (n, *size, 2)
+    count = int(np.prod(theta_shape))
+    values = draw(st.lists(parameters, min_size=min(count, 18), max_size=min(count, 18)))
+    theta = torch.tensor(np.resize(values, theta_shape), dtype=theta_dtype(dtype))
+    image = torch.tensor(rng.standard_normal(shape)).to(dtype)
+    d_out = torch.tensor(rng.standard_normal((n, c, *size))).to(dtype)
+    image, d_out = (LAYOUTS[draw(st.sampled_from(list(LAYOUTS)))](t) for t in (image, d_out))
+    options = draw(st.sampled_from(MODES)), draw(st.sampled_from(PADDING_MODES)), draw(st.booleans())
+    return kind, image, theta, d_out, size, options
+
+
+def run(path, kind, image, theta, d_out, size, options):
+    image, theta = (t.to(path.device).detach().requires_grad_() for t in (image, theta))
+    if kind == "affine":
+        names = ("mode", "padding_mode", "align_corners")
+        out = affine_sample(image, theta, size, **dict(zip(names, options, strict=True)))
+    else:
+        out = grid_sample(image, theta, *options)
+    return (out.detach(), *torch.autograd.grad(out, [image, theta], d_out.to(path.device)))
+
+
+def pixel_coordinates(kind, image, theta, size, align_corners):
+    """float64 source pixels of every target, and a bound on what ``theta``'s dtype may be off there, in pixels.
+
+    A coordinate is a sum of at most three products, then scaled: under 8 roundings of its largest term.
+    """
+    grid = to_numpy(theta) if kind == "dense" else reference.affine_grid(to_numpy(theta), size, align_corners)
+    bound = np.abs(grid) if kind == "dense" else np.abs(to_numpy(theta)).sum(-1)[:, None, None]
+    extent = np.array(image.shape[:1:-1])
+    pixels = [reference.pixels(grid[..., k], int(extent[k]), align_corners) for k in range(2)]
+    slack = 8 * torch.finfo(theta.dtype).eps * (bound + 1) * extent
+    return np.stack(pixels, -1), np.broadcast_to(slack, grid.shape)
+
+
+@fuzz
+@given(data=st.data())
+def test_against_the_reference(path, data):
+    """Wherever the answer is continuous in the coordinate, it is within what the coordinate's rounding explains."""
+    kind, image, theta, d_out, size, options = warp = data.draw(warps(entries))
+    mode, _, align_corners = options
+    pixels, slack = pixel_coordinates(kind, image, theta, size, align_corners)
+    assume(slack.max() < 0.1)
+    kinks = pixels * 2 if mode == "nearest" else pixels
+    distance = np.abs(kinks - np.rint(kinks))  # of jumps (nearest) or kinks (bilinear); half pixels, so mirrors too
+    smooth = ((distance > 2 * slack) & (np.abs(pixels * 2 - np.rint(pixels * 2)) > 4 * slack)).all(-1)
+
+    out, d_image, d_theta = run(path, *warp)
+    tensors = to_numpy(image), to_numpy(theta)
+    backward = reference.affine_sample_backward if kind == "affine" else reference.grid_sample_backward
+    truth = (
+        reference.affine_sample(*tensors, size, *options)
+        if kind == "affine"
+        else reference.grid_sample(*tensors, *options)
+    )
+    d_image_truth, d_theta_truth = backward(to_numpy(d_out), *tensors, *options)
+    magnitudes = backward(to_numpy(d_out), *tensors, *options, magnitude=True)
+
+    eps = 4 * torch.finfo(out.dtype).eps
+    steepest = 4 * np.abs(to_numpy(image)).max()  # per pixel of coordinate, both axes
+    error = np.abs(to_numpy(out) - truth).max(1)
+    allowed = eps * steepest + (0 if mode == "nearest" else steepest) * slack.max(-1)
+    where = smooth if mode == "nearest" else np.ones_like(smooth)
+    assert (error <= allowed)[where].all()
+    if not smooth.all():
+        assert all(torch.isfinite(t).all() for t in (d_image, d_theta))
+        return
+    moved = 0 if mode == "nearest" else 4 * slack.max() * np.abs(to_numpy(d_out)).sum((2, 3)).max()
+    assert np.abs(to_numpy(d_image) - d_image_truth).max() <= eps * magnitudes[0].max() + moved
+    # Between kinks d_theta moves, per pixel of coordinate, by no more than the magnitude of its own terms.
+    allowed_theta = (2 * 4 * torch.finfo(theta.dtype).eps + 4 * slack.max()) * magnitudes[1].max()
+    assert np.abs(to_numpy(d_theta) - d_theta_truth).max() <= allowed_theta
+
+
+@fuzz
+@given(data=st.data())
+def test_anything_goes_in_nothing_wild_comes_out(path, data):
+    """Non-finite and huge parameters: never a crash, a NaN, or a value that is not the image's."""
+    kind, image, theta, d_out, size, options = data.draw(warps(anything))
+    out, d_image, d_theta = run(path, kind, image, theta, d_out, size, options)
+    assert all(torch.isfinite(t).all() for t in (out, d_image, d_theta))
+    assert out.abs().max() <= image.abs().max() * (1 + 4 * torch.finfo(image.dtype).eps)
+
+
+@fuzz
+@given(
+    extent=st.sampled_from([2, 3, 5, 8, 17, 32, 33, 100, 224]),
+    scale=st.floats(0.5, 1.5, width=32),
+    shift=st.floats(-1, 1, width=32),
+    align_corners=st.booleans(),
+)
+def test_theta_at_the_edge_reads_no_guard(path, extent, scale, shift, align_corners):
+    """NaN rows and columns around the image: a tap out of the row would show."""
+    guarded = torch.full((1, 1, extent + 2, extent + 2), float("nan"))
+    guarded[..., 1:-1, 1:-1] = torch.rand(extent, extent)
+    image = guarded.to(path.device)[..., 1:-1, 1:-1]
+    theta = torch.tensor([[[scale, 0, shift], [0, -scale, shift]]], device=path.device)
+    for padding_mode in PADDING_MODES:
+        out = affine_sample(image, theta, (16, 16), padding_mode=padding_mode, align_corners=align_corners)
+        assert torch.isfinite(out).all()
+        assert ((out >= 0) & (out <= 1 + 1e-6)).all()
+
+
+def test_fuzz_finds_half_a_pixel(kernel_path, monkeypatch):
+    """The fuzzer is no rubber stamp: a reference that is off by half a pixel fails it."""
+    pixels = reference.pixels
+    monkeypatch.setattr(reference, "pixels", lambda u, n, align_corners: pixels(u, n, align_corners) + 0.5)
+    with pytest.raises(AssertionError):
+        test_against_the_reference(kernel_path)

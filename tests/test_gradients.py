@@ -1,0 +1,167 @@
+"""Gradients as autograd sees them: finite differences, only what is asked for, the same on every run."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from cases import PADDING_MODES, TRANSFORM_CASES
+
+from stn_triton import affine_sample, configs, grid_sample, launch
+
+
+@pytest.mark.parametrize("transform", TRANSFORM_CASES)
+@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_gradcheck(path, transform, padding_mode, align_corners):
+    case, size = TRANSFORM_CASES[transform], (2, 3)
+    theta = torch.tensor(case.theta(np.random.default_rng(3), 1, size), device=path.device, requires_grad=True)
+    image = torch.randn(1, 1, 3, 2, dtype=torch.float64, device=path.device, requires_grad=True)
+
+    def warp(image, theta):
+        return case.sample(image, theta, size, "bilinear", padding_mode, align_corners)
+
+    assert torch.autograd.gradcheck(warp, (image, theta), nondet_tol=1e-12)
+
+
+@pytest.mark.parametrize("needs", [(False, False), (True, False), (False, True), (True, True)], ids=str)
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_only_the_gradients_asked_for(path, monkeypatch, needs, mode):
+    """Each gradient is the same alone as with the other, and what is not asked for is not computed."""
+    image = torch.randn(2, 2, 4, 5, device=path.device)
+    theta = torch.eye(2, 3, device=path.device) + 0.1 * torch.randn(2, 2, 3, device=path.device)
+    asked = []
+    backward = launch.backward
+
+    def spy(*args):
+        gradients = backward(*args)
+        asked.append(tuple(g is not None for g in gradients))
+        return gradients
+
+    monkeypatch.setattr(launch, "backward", spy)
+
+    def gradients(needs_image, needs_theta):
+        inputs = [image.clone().requires_grad_(needs_image), theta.clone().requires_grad_(needs_theta)]
+        out = affine_sample(*inputs, (3, 4), mode=mode)
+        assert out.requires_grad == (needs_image or needs_theta)
+        if out.requires_grad:
+            out.square().sum().backward()
+        return [t.grad for t in inputs]
+
+    both = gradients(True, True)
+    for wanted, gradient, expected in zip(needs, gradients(*needs), both, strict=True):
+        assert (gradient is not None) == wanted
+        if wanted:
+            torch.testing.assert_close(gradient, expected)
+    if path.name == "kernel" and any(needs):
+        assert asked == [(True, True), needs]
+
+
+def test_nearest_gives_zero_not_none(path):
+    image = torch.randn(1, 1, 4, 4, device=path.device)
+    theta = torch.eye(2, 3, device=path.device)[None].requires_grad_()
+    affine_sample(image, theta, mode="nearest").sum().backward()
+    assert torch.equal(theta.grad, torch.zeros_like(theta))
+
+
+def test_broadcast_theta_sums_its_gradient(path):
+    image = torch.randn(3, 2, 5, 4, device=path.device, dtype=torch.float64)
+    theta = (torch.eye(2, 3) * 0.8 + 0.1).double().to(path.device)[None].requires_grad_()
+    repeated = theta.detach().repeat(3, 1, 1).requires_grad_()
+    d_out = torch.randn(3, 2, 5, 4, device=path.device, dtype=torch.float64)
+    out, expected = affine_sample(image, theta), affine_sample(image, repeated)
+    torch.testing.assert_close(out, expected)
+    out.backward(d_out)
+    expected.backward(d_out)
+    torch.testing.assert_close(theta.grad, repeated.grad.sum(0, keepdim=True))
+
+
+def test_theta_gradient_is_bit_reproducible(kernel_path, monkeypatch):
+    """Under any order of programs (20 shuffles; on a GPU 20 runs)."""
+    monkeypatch.setattr(launch, "CONFIG", configs.LaunchConfig(8, 8, 1, 1))
+    if launch.INTERPRETED:
+        shuffle_programs(monkeypatch)
+    image = torch.randn(2, 2, 9, 11, device=kernel_path.device, requires_grad=True)
+    theta = (torch.eye(2, 3, device=kernel_path.device) + 0.2 * torch.randn(2, 2, 3, device=kernel_path.device)).clone()
+    d_out = torch.randn(2, 2, 12, 13, device=kernel_path.device)
+    grids, d_thetas, outs = [], [], []
+    for _ in range(21):
+        leaf = theta.clone().requires_grad_()
+        out = affine_sample(image, leaf, (12, 13))
+        d_thetas.append(torch.autograd.grad(out, leaf, d_out)[0])
+        outs.append(out.detach())
+        grid = (torch.linspace(-1, 1, 2 * 156 * 2).view(2, 12, 13, 2)).to(kernel_path.device).requires_grad_()
+        if len(grids) < 3:
+            grids.append(torch.autograd.grad(grid_sample(image, grid, align_corners=False), grid, d_out)[0])
+    for runs in (outs, d_thetas, grids):
+        assert all(torch.equal(run, runs[0]) for run in runs)
+
+
+def shuffle_programs(monkeypatch):
+    """The interpreter runs programs in order; make it a random one, new for every launch."""
+    from triton.runtime import interpreter
+
+    set_grid_idx = interpreter.interpreter_builder.set_grid_idx
+    order: list[int] = []
+
+    def shuffled(x, y, z):
+        programs = interpreter.interpreter_builder.grid_dim[0]
+        if x == 0:
+            order[:] = random.sample(range(programs), programs)
+        set_grid_idx(order[x], y, z)
+
+    monkeypatch.setattr(interpreter.interpreter_builder, "set_grid_idx", shuffled)
+
+
+def test_shuffling_shuffles(kernel_path, monkeypatch):
+    """The instrument itself: a kernel that depends on the order of programs shows it."""
+    if not launch.INTERPRETED:
+        pytest.skip("a GPU orders programs itself")
+    from order_kernel import last_program
+
+    shuffle_programs(monkeypatch)
+    seen = set()
+    for _ in range(20):
+        out = torch.zeros(1)
+        last_program[(8,)](out)
+        seen.add(out.item())
+    assert len(seen) > 1
+
+
+def test_half_precision_theta_gradient_keeps_its_dtype(path):
+    image = torch.randn(2, 1, 4, 4, device=path.device)
+    theta = torch.eye(2, 3, device=path.device).repeat(2, 1, 1).bfloat16().requires_grad_()
+    affine_sample(image, theta).sum().backward()
+    assert theta.grad.dtype == torch.bfloat16
+
+
+def test_second_derivative_is_an_error_not_a_zero(kernel_path):
+    theta = torch.eye(2, 3, device=kernel_path.device)[None].requires_grad_()
+    out = affine_sample(torch.randn(1, 1, 4, 4, device=kernel_path.device), theta, (3, 3))
+    (d_theta,) = torch.autograd.grad(out.square().sum(), theta, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        d_theta.sum().backward()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, on import
+def test_forward_mode_is_an_error_not_a_zero(kernel_path):
+    import torch.autograd.forward_ad as forward_ad
+
+    image = torch.randn(1, 1, 4, 4, device=kernel_path.device)
+    theta = torch.eye(2, 3, device=kernel_path.device)[None]
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(theta, torch.ones_like(theta))
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            affine_sample(image, dual)
+
+
+def test_training_twice_through_one_graph_and_accumulation(path):
+    """retain_graph, repeated backward, accumulation into .grad: nothing saved is changed by a backward."""
+    image = torch.randn(1, 1, 5, 5, device=path.device, requires_grad=True)
+    theta = (torch.eye(2, 3, device=path.device) * 0.9)[None].requires_grad_()
+    out = affine_sample(image, theta, (3, 3)).square().sum()
+    out.backward(retain_graph=True)
+    first = image.grad.clone(), theta.grad.clone()
+    out.backward()
+    torch.testing.assert_close(image.grad, 2 * first[0])
+    torch.testing.assert_close(theta.grad, 2 * first[1])

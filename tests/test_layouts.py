@@ -1,0 +1,153 @@
+"""Strides, memory formats, aliasing, and sizes at the ends: empty, one pixel, more than 2^31 elements."""
+
+import numpy as np
+import pytest
+import torch
+from cases import TRANSFORM_CASES
+from tolerance import to_numpy
+
+from stn_triton import affine_sample, grid_sample, launch
+
+LAYOUTS = {
+    "contiguous": lambda x: x,
+    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "channels_last_slice": lambda x: x.repeat(1, 1, 2, 1).contiguous(memory_format=torch.channels_last)[:, :, : x.shape[2]],
+    "sliced": lambda x: torch.nn.functional.pad(x, (1, 2, 2, 1))[:, :, 2:-1, 1:-2],
+    "every_second": lambda x: x.repeat_interleave(2, 3).repeat_interleave(2, 1)[:, ::2, :, ::2],
+    "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+    "expanded_batch": lambda x: x[:1].expand(x.shape),
+    "expanded_all": lambda x: x[:1, :1, :1, :1].expand(x.shape),
+    "permuted_batch": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("transform", TRANSFORM_CASES)
+def test_any_strides(path, transform, layout):
+    """Image, theta and d_out in the layout; results as of contiguous copies, in the image's memory format."""
+    case, size = TRANSFORM_CASES[transform], (4, 5)
+    image = LAYOUTS[layout](torch.randn(3, 4, 6, 5, dtype=torch.float64)).to(path.device)
+    theta = torch.tensor(case.theta(np.random.default_rng(1), 3, size), device=path.device)
+    if theta.dim() == 4:
+        theta = LAYOUTS[layout](theta)
+    else:
+        theta = theta.transpose(1, 2).contiguous().transpose(1, 2)
+    d_out = LAYOUTS[layout](torch.randn(3, 4, *size, dtype=torch.float64)).to(path.device)
+    image_before = image.clone()
+    image.requires_grad_()
+    theta.requires_grad_()
+    options = "bilinear", "border", False
+    out = case.sample(image, theta, size, *options)
+    d_image, d_theta = torch.autograd.grad(out, [image, theta], d_out)
+    tensors = to_numpy(image), to_numpy(theta)
+    truth = case.reference_backward(to_numpy(d_out), *tensors, *options)
+    np.testing.assert_allclose(to_numpy(out), case.reference(*tensors, size, *options), atol=1e-13)
+    np.testing.assert_allclose(to_numpy(d_image), truth[0], atol=1e-13)
+    np.testing.assert_allclose(to_numpy(d_theta), truth[1], atol=1e-12)
+    assert torch.equal(image, image_before)
+    expected = torch.channels_last if layout.startswith("channels_last") else torch.contiguous_format
+    assert out.is_contiguous(memory_format=expected)
+    if path.name == "kernel":
+        assert d_image.is_contiguous(memory_format=expected)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 0, 4, 4), (2, 3, 1, 1), (2, 3, 1, 5)], ids=str)
+@pytest.mark.parametrize("size", [(0, 3), (3, 0), (1, 1), (4, 2)], ids=str)
+@pytest.mark.parametrize("transform", TRANSFORM_CASES)
+def test_empty_and_one_pixel(path, transform, shape, size):
+    """Legal, forward and backward: gradients are zeros of the right shape, or the reference's."""
+    case = TRANSFORM_CASES[transform]
+    image = torch.randn(shape, device=path.device, dtype=torch.float64, requires_grad=True)
+    theta = torch.tensor(case.theta(np.random.default_rng(2), shape[0], size), device=path.device, requires_grad=True)
+    for mode in ("bilinear", "nearest"):
+        out = case.sample(image, theta, size, mode, "zeros", False)
+        assert out.shape == (*shape[:2], *size)
+        d_image, d_theta = torch.autograd.grad(out.sum(), [image, theta])
+        truth = case.reference_backward(np.ones(out.shape), to_numpy(image), to_numpy(theta), mode)
+        np.testing.assert_allclose(to_numpy(d_image), truth[0], atol=1e-14)
+        np.testing.assert_allclose(to_numpy(d_theta), truth[1], atol=1e-13)
+
+
+def lazy(numel: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Memory that costs nothing until it is touched (and is then zero)."""
+    return torch.empty_strided((numel,), (1,), dtype=dtype, device=device)
+
+
+@pytest.mark.parametrize("spread", ["plane", "channels", "batch"])
+def test_more_than_2_to_31_elements(path, spread):
+    """Offsets beyond int32 inside a plane, between channels, between samples; only the corners are touched."""
+    shape = {"plane": (1, 1, 46351, 46351), "channels": (1, 3, 32768, 32769), "batch": (3, 1, 32768, 32769)}[spread]
+    image = lazy(int(np.prod(shape)), torch.float32, path.device).view(shape)
+    assert image.numel() > 2**31
+    # The corners of the image under align_corners; a small theta's output reads nothing else but neighbours.
+    theta = torch.eye(2, 3, device=path.device)[None]
+    corners = image[..., [0, 0, -1, -1], [0, -1, 0, -1]]
+    values = torch.arange(1.0, corners.numel() + 1, device=path.device).view_as(corners)
+    for k, (i, j) in enumerate(((0, 0), (0, -1), (-1, 0), (-1, -1))):
+        image[..., i, j] = values[..., k]
+    for mode in ("nearest", "bilinear"):
+        out = affine_sample(image, theta, (2, 2), mode=mode, padding_mode="border", align_corners=True)
+        torch.testing.assert_close(out.flatten(2), values)
+    grid = torch.tensor([[[[-1.0, -1], [1, -1]], [[-1, 1], [1, 1]]]], device=path.device).repeat(shape[0], 1, 1, 1)
+    out = grid_sample(image, grid, "bilinear", "border", True)
+    torch.testing.assert_close(out.flatten(2), values)
+
+
+def test_large_planes_take_64_bit_offsets():
+    """The rule that chooses the variant, at its edges."""
+    spec = launch.WarpSpec(None, "bilinear", "zeros", False, (2, 2))
+    theta = torch.zeros(1, 2, 3)
+
+    def index(*shape, strides=(0, 0, 0, 0)):
+        image = lazy(2**33, torch.int8, torch.device("cpu")).as_strided(shape, strides)
+        return launch._dtypes(spec, image, theta, torch.zeros(1, 1, 2, 2))[1]
+
+    assert index(1, 1, 2**22 - 1, 4) == launch.tl.int32
+    assert index(1, 1, 2**22, 4) == launch.tl.int64
+    assert index(1, 1, 4, 2**22) == launch.tl.int64
+    assert index(1, 1, 2, 2, strides=(0, 0, 2**30, 2**30 - 1)) == launch.tl.int32
+    assert index(1, 1, 2, 2, strides=(0, 0, 2**30, 2**30)) == launch.tl.int64
+
+
+@pytest.mark.parametrize("shape", [(1_000_000, 1, 1, 1), (1000, 1000, 1, 1), (1, 1_000_000, 1, 1)], ids=str)
+def test_a_million_planes(path, shape):
+    """N and N * C of 10^6, beyond the 65,535 of launch grid axes y and z."""
+    if launch.INTERPRETED and path.name == "kernel":
+        pytest.skip("minutes in the interpreter; test_programs_lie_on_axis_x stands in")
+    image = torch.randn(shape, device=path.device, requires_grad=True)
+    theta = torch.eye(2, 3, device=path.device).repeat(shape[0], 1, 1).requires_grad_()
+    out = affine_sample(image, theta, (2, 1), padding_mode="border")
+    assert torch.equal(out, image.expand_as(out))
+    d_image, _ = torch.autograd.grad(out.sum(), [image, theta])
+    assert torch.equal(d_image, torch.full_like(image, 2))
+
+
+@pytest.mark.parametrize("last", [65_535, 65_536, 999_999])
+def test_programs_lie_on_axis_x(kernel_path, monkeypatch, last):
+    """A launch of a million programs, of which the interpreter runs one: it finds its own sample."""
+    if not launch.INTERPRETED:
+        pytest.skip("test_a_million_planes runs them all")
+    from triton.runtime import interpreter
+
+    launched = []
+
+    def launch_one(kernel, programs, *args):
+        launched.append(programs)
+        set_grid_idx = interpreter.interpreter_builder.set_grid_idx
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(interpreter.interpreter_builder, "set_grid_idx", lambda x, y, z: set_grid_idx(last, 0, 0))
+            kernel[(1,)](*args)
+
+    monkeypatch.setattr(interpreter.interpreter_builder, "set_grid_dim", lambda nx, ny, nz: None)
+    interpreter.interpreter_builder.grid_dim = (1_000_000, 1, 1)
+    monkeypatch.setattr(launch, "_launch", launch_one)
+    image = torch.arange(1_000_000.0).view(-1, 1, 1, 1)
+    out = affine_sample(image, torch.eye(2, 3)[None], padding_mode="border")
+    assert launched == [1_000_000]
+    assert out[last].item() == last
+    assert out[last - 1].isnan()  # poisoned: nobody wrote it
+
+
+def test_too_many_programs_is_an_error(kernel_path):
+    with pytest.raises(ValueError, match=r"size: expected at most 2147483647 tiles"):
+        launch._launch(None, 2**31, torch.zeros(1))

@@ -1,0 +1,82 @@
+"""`SpatialTransformer` and the localisation networks."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from stn_triton import (
+    Affine,
+    ConvolutionalLocalisation,
+    FullyConnectedLocalisation,
+    SpatialTransformer,
+    affine_sample,
+    start_at_identity,
+)
+
+LOCALISATIONS = {
+    "fully connected": lambda: FullyConnectedLocalisation((2, 12, 10)),
+    "convolutional": lambda: ConvolutionalLocalisation((2, 12, 10)),
+    "one's own": lambda: start_at_identity(nn.Sequential(nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(18, 6))),
+    "all convolutional": lambda: start_at_identity(
+        nn.Sequential(nn.Conv2d(2, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(6, 6, 1))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOCALISATIONS)
+def test_starts_at_the_identity_and_learns(path, name):
+    torch.manual_seed(0)
+    transformer = SpatialTransformer(LOCALISATIONS[name](), return_theta=True).to(path.device)
+    image = torch.randn(3, 2, 12, 10, device=path.device)
+    out, theta = transformer(image)
+    assert torch.equal(theta, torch.eye(2, 3, device=path.device).expand(3, 2, 3))
+    if path.name == "kernel":
+        assert torch.equal(out, image)
+    torch.testing.assert_close(out, image, rtol=0, atol=1e-4)
+    target = affine_sample(image, torch.tensor([[[0.9, 0.1, 0.1], [-0.1, 0.9, 0.0]]], device=path.device))
+    optimizer = torch.optim.Adam(transformer.parameters(), 3e-3)
+    losses = []
+    for _ in range(12):
+        loss = (transformer(image)[0] - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_options_reach_the_warp():
+    image, theta = torch.randn(2, 1, 5, 6), torch.randn(2, 2, 3)
+    options = {"mode": "nearest", "padding_mode": "reflection", "align_corners": True}
+    transformer = SpatialTransformer(lambda image: theta.view(2, 6), Affine(), (3, 4), **options)
+    torch.testing.assert_close(transformer(image), affine_sample(image, theta, (3, 4), **options))
+    assert "transform='affine', size=(3, 4), mode='nearest'" in repr(transformer)
+
+
+def test_one_theta_for_the_whole_batch():
+    theta = nn.Parameter(torch.eye(1, 6).view(1, 6))
+    out = SpatialTransformer(lambda image: theta)(torch.randn(4, 1, 3, 3))
+    out.sum().backward()
+    assert theta.grad.shape == (1, 6)
+
+
+def test_state_and_copies():
+    transformer = SpatialTransformer(FullyConnectedLocalisation((1, 4, 4)))
+    clone = copy.deepcopy(transformer)
+    clone.load_state_dict(transformer.state_dict())
+    image = torch.randn(1, 1, 4, 4)
+    torch.testing.assert_close(clone(image), transformer(image))
+
+
+def test_gradient_flows_into_a_network_below():
+    below = nn.Conv2d(1, 2, 3, padding=1)
+    image = torch.randn(2, 1, 8, 8)
+    SpatialTransformer(ConvolutionalLocalisation((2, 8, 8)))(below(image)).square().sum().backward()
+    assert below.weight.grad.abs().sum() > 0
+
+
+def test_convolutional_localisation_needs_room_to_pool():
+    with pytest.raises(ValueError, match=r"in_shape: expected H and W of at least 4 .* got \(1, 3, 8\)"):
+        ConvolutionalLocalisation((1, 3, 8))

@@ -1,0 +1,88 @@
+"""What transform objects tell about themselves: grids, points, identity."""
+
+import numpy as np
+import pytest
+import torch
+from cases import TRANSFORM_CASES
+from tolerance import to_numpy
+
+from stn_triton import TRANSFORMS, Affine, Dense, Transform, affine_sample, grid_sample, reference
+
+
+def test_every_transform_is_in_the_table_of_cases():
+    assert set(TRANSFORMS) == set(TRANSFORM_CASES)
+    assert all(isinstance(transform, Transform) for transform in TRANSFORMS.values())
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_sampling_through_the_grid_is_the_same(path, name, align_corners):
+    case, size = TRANSFORM_CASES[name], (4, 6)
+    theta = torch.tensor(case.theta(np.random.default_rng(0), 2, size), device=path.device)
+    image = torch.randn(2, 3, 5, 7, dtype=torch.float64, device=path.device)
+    grid = TRANSFORMS[name].grid(theta, size, align_corners)
+    assert grid.shape == (2, *size, 2)
+    torch.testing.assert_close(
+        case.sample(image, theta, size, "bilinear", "border", align_corners),
+        grid_sample(image, grid, padding_mode="border", align_corners=align_corners),
+    )
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_points_at_pixel_centres_are_the_grid(name, align_corners):
+    case, size, transform = TRANSFORM_CASES[name], (4, 6), TRANSFORMS[name]
+    theta = torch.tensor(case.theta(np.random.default_rng(0), 2, size))
+    xy = torch.from_numpy(reference.affine_grid(np.eye(2, 3)[None], size, align_corners)).view(-1, 2)
+    grid = transform.grid(theta, size, align_corners).view(2, -1, 2)
+    torch.testing.assert_close(transform.points(theta, xy, align_corners), grid)
+    torch.testing.assert_close(transform.points(theta, xy.expand(2, -1, 2), align_corners), grid)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_grid_and_points_are_differentiable(name):
+    case, size, transform = TRANSFORM_CASES[name], (2, 3), TRANSFORMS[name]
+    theta = torch.tensor(case.theta(np.random.default_rng(0), 2, size), requires_grad=True)
+    xy = (torch.rand(2, 4, 2, dtype=torch.float64) * 1.2 - 0.6).requires_grad_()
+    assert torch.autograd.gradcheck(lambda t: transform.grid(t, size), theta)
+    assert torch.autograd.gradcheck(transform.points, (theta, xy))
+
+
+def test_points_follow_the_image():
+    """A mark at a source point is seen at the target point that maps to it."""
+    theta = torch.tensor([[[0.5, 0.0, 0.25], [0.0, 0.5, -0.25]]])
+    image = torch.zeros(1, 1, 16, 16)
+    image[0, 0, 5, 9] = 1
+    row, column = divmod(affine_sample(image, theta, (32, 32)).argmax().item(), 32)
+    xy = torch.tensor([[(2 * column + 1) / 32 - 1, (2 * row + 1) / 32 - 1]])
+    u, v = Affine().points(theta, xy)[0, 0].tolist()
+    assert abs(((u + 1) * 16 - 1) / 2 - 9) <= 0.5
+    assert abs(((v + 1) * 16 - 1) / 2 - 5) <= 0.5
+
+
+def test_affine_points_of_a_batch_of_one():
+    theta = torch.eye(2, 3)[None]
+    xy = torch.rand(5, 7, 2)
+    torch.testing.assert_close(Affine().points(theta, xy), xy)
+
+
+def test_dense_grid_has_one_size():
+    with pytest.raises(ValueError, match=r"size: expected theta's own \(3, 4\), got \(5, 6\)"):
+        Dense().grid(torch.zeros(1, 3, 4, 2), (5, 6))
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_reduced_precision_branch_is_the_same_grid(monkeypatch, align_corners):
+    """The two ways to evaluate M_theta B: thin products, and broadcasts."""
+    from stn_triton.transforms import affine
+
+    theta = torch.randn(3, 2, 3, dtype=torch.float64, requires_grad=True)
+    by_product = Affine().grid(theta, (4, 5), align_corners)
+    monkeypatch.setattr(affine, "_matmul_is_exact", lambda theta: False)
+    by_broadcast = Affine().grid(theta, (4, 5), align_corners)
+    torch.testing.assert_close(by_product, by_broadcast)
+    gradients = [torch.autograd.grad(grid.square().sum(), theta)[0] for grid in (by_product, by_broadcast)]
+    torch.testing.assert_close(*gradients)
+    np.testing.assert_allclose(
+        to_numpy(by_product), reference.affine_grid(to_numpy(theta), (4, 5), align_corners), atol=1e-14
+    )
