@@ -123,7 +123,9 @@ def grid_sample(
     if input.device != grid.device:
         raise RuntimeError(f"grid: expected the input's device {input.device}, got {grid.device}")
     if input.dim() == 5:
-        raise NotImplementedError(f"input: expected 4 dimensions (N, C, H, W), 3-D is not there yet, got {tuple(input.shape)}")
+        raise NotImplementedError(
+            f"input: expected 4 dimensions (N, C, H, W), 3-D is not there yet, got {tuple(input.shape)}"
+        )
     if input.dim() != 4 or 0 in input.shape[2:]:
         raise RuntimeError(f"input: expected shape (N, C, H, W) with H and W at least 1, got {tuple(input.shape)}")
     if grid.dim() != 4 or grid.shape[-1] != 2 or grid.shape[0] != input.shape[0]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from functools import lru_cache
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def takes(device: torch.device) -> bool:
     return False
 
 
-@lru_cache(maxsize=None)
+@cache
 def _warn_once(device_type: str) -> None:
     reason = f"triton cannot be imported ({TRITON_MISSING})" if TRITON_MISSING else "the kernels do not run there"
     warnings.warn(f"stn_triton uses torch operations on {device_type}: {reason}", stacklevel=5)
@@ -72,7 +73,7 @@ def backward(
     transform, batch = spec.transform, image.shape[0]
     tiles = _tiles(spec, CONFIG.tile_h)
     compute = torch.promote_types(image.dtype, torch.float32)  # half types could not be added to atomically
-    d_image = partials = None
+    d_image = partials = d_out  # the kernel neither reads nor writes what is not needed
     if needs_image:
         d_image = torch.empty(
             image.shape, dtype=compute, device=image.device, memory_format=memory_format(image)
@@ -87,10 +88,10 @@ def backward(
         _launch(
             warp_backward,
             batch * tiles,
-            d_out, image, theta, d_image if needs_image else d_out, partials if follows_theta else d_out,
+            d_out, image, theta, d_image, partials,
             *image.shape[1:], *spec.size,
             *image.stride(), *_theta_strides(theta), *d_out.stride(),
-            *(d_image.stride() if needs_image else image.stride()),
+            *d_image.stride(),
             *_axes(spec, image),
             transform.load, transform.source, transform.adjoint,
             PADDING_RULES[spec.padding_mode], SAMPLERS[spec.mode],
@@ -98,14 +99,18 @@ def backward(
             needs_image, follows_theta,
             CONFIG.tile_h, CONFIG.tile_w,
         )  # fmt: skip
-    if needs_image:
-        d_image = d_image.to(image.dtype)
-    if needs_theta:
-        d_theta = transform.sum_partials(partials)
-        if theta.shape[0] != batch:  # broadcast over the batch
-            d_theta = d_theta.sum(0, keepdim=True)
-        return d_image, d_theta.to(theta.dtype)
-    return d_image, None
+    return (
+        d_image.to(image.dtype) if needs_image else None,
+        _sum_partials(spec, partials, theta, batch) if needs_theta else None,
+    )
+
+
+def _sum_partials(spec: WarpSpec, partials: Tensor, theta: Tensor, batch: int) -> Tensor:
+    """d_theta, the second stage of its reduction: over programs, and over the batch for a theta that was broadcast."""
+    d_theta = spec.transform.sum_partials(partials)
+    if theta.shape[0] != batch:
+        d_theta = d_theta.sum(0, keepdim=True)
+    return d_theta.to(theta.dtype)
 
 
 def _tiles(spec: WarpSpec, rows: int) -> int:
@@ -131,17 +136,17 @@ def _axes(spec: WarpSpec, image: Tensor) -> tuple[float, ...]:
     return (*ratios, *pitches, *inverses)
 
 
-def _dtypes(spec: WarpSpec, image: Tensor, theta: Tensor, out: Tensor):
+def _dtypes(spec: WarpSpec, image: Tensor, theta: Tensor, out: Tensor) -> tuple[Any, Any]:
     """(ACC, INDEX): 64 bits for float64 images, for planes of 2^31 elements and axes of 2^22 pixels."""
     large = max(*image.shape[2:], *spec.size) >= 2**22 or any(
-        sum((n - 1) * stride for n, stride in zip(plane.shape[axis:], plane.stride()[axis:])) >= 2**31
+        sum((n - 1) * stride for n, stride in zip(plane.shape[axis:], plane.stride()[axis:], strict=True)) >= 2**31
         for plane, axis in ((image, 2), (out, 2), (theta, 1))
     )
     acc = tl.float64 if large or image.dtype == torch.float64 else tl.float32
     return acc, tl.int64 if large else tl.int32
 
 
-def _launch(kernel, programs: int, *args) -> None:
+def _launch(kernel: Any, programs: int, *args: Any) -> None:
     """On the tensors' own device and its current stream."""
     if programs > MAX_PROGRAMS:
         raise ValueError(f"size: expected at most {MAX_PROGRAMS} tiles of pixels in a batch, got {programs}")

@@ -60,9 +60,7 @@ class SpatialTransformer(nn.Module):
                 f"got {tuple(theta.shape)}"
             )
         theta = theta.reshape(-1, *shape)
-        out = transform_sample(
-            self.transform, image, theta, size, self.mode, self.padding_mode, self.align_corners
-        )
+        out = transform_sample(self.transform, image, theta, size, self.mode, self.padding_mode, self.align_corners)
         return (out, theta) if self.return_theta else out
 
     def extra_repr(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -21,12 +23,12 @@ class _Warp(Function):
     """Saves image and theta, never a sampling grid."""
 
     @staticmethod
-    def forward(ctx, spec, image, theta):
+    def forward(ctx: Any, spec: WarpSpec, image: Tensor, theta: Tensor) -> Tensor:
         ctx.spec = spec
         ctx.save_for_backward(image, theta)
         return launch.forward(spec, image, theta)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_out):
+    def backward(ctx: Any, d_out: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
         return None, *launch.backward(ctx.spec, d_out, *ctx.saved_tensors, *ctx.needs_input_grad[1:])

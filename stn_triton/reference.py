@@ -28,6 +28,9 @@ reflection    0                           pixel 0                               
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -97,12 +100,12 @@ def taps(t: Array, mode: str) -> list[tuple[Array, Array, Array]]:
     return [(j, 1 - (t - j), -np.ones_like(t)), (j + 1, t - j, np.ones_like(t))]
 
 
-def _corners(u: Array, v: Array, shape: tuple[int, ...], mode: str):
+def _corners(u: Array, v: Array, shape: tuple[int, ...], mode: str) -> Iterator[tuple[Any, ...]]:
     """Products of the taps of both axes: (i, j, weight, d weight / du, d weight / dv), 0 outside the image."""
     H, W = shape[-2:]
     for i, weight_v, slope_v in taps(v, mode):
         for j, weight_u, slope_u in taps(u, mode):
-            inside = (0 <= i) & (i < H) & (0 <= j) & (j < W)
+            inside = (i >= 0) & (i < H) & (j >= 0) & (j < W)
             row = np.where(inside, i, 0).astype(np.int64)
             column = np.where(inside, j, 0).astype(np.int64)
             yield (
@@ -114,7 +117,7 @@ def _corners(u: Array, v: Array, shape: tuple[int, ...], mode: str):
             )
 
 
-def _source(grid: Array, shape: tuple[int, ...], padding_mode: str, align_corners: bool):
+def _source(grid: Array, shape: tuple[int, ...], padding_mode: str, align_corners: bool) -> tuple[Any, ...]:
     """Padded pixel coordinates of a grid, their derivatives in the grid, and where both are known."""
     H, W = shape[-2:]
     u, slope_u, known_u = pad(pixels(grid[..., 0], W, align_corners), W, padding_mode, align_corners)
@@ -168,7 +171,8 @@ def grid_sample_backward(
     for i, j, weight, weight_du, weight_dv in _corners(u, v, image.shape, mode):
         if magnitude:
             weight_du, weight_dv = np.abs(weight_du), np.abs(weight_dv)
-        np.add.at(d_image, (n, slice(None), i, j), np.moveaxis(weight[:, None] * d_out, 1, -1))
+        place: Any = np.index_exp[n, :, i, j]
+        np.add.at(d_image, place, np.moveaxis(weight[:, None] * d_out, 1, -1))
         dot = (d_out * np.moveaxis(image[n, :, i, j], -1, 1)).sum(1)
         d_grid[..., 0] += dot * weight_du * slope_u
         d_grid[..., 1] += dot * weight_dv * slope_v
@@ -196,11 +200,11 @@ def _homogeneous(size: tuple[int, int], align_corners: bool) -> Array:
     return np.stack([x, y, np.ones_like(x)], -1)
 
 
-def _affine_points(image: Array, theta: Array, size: tuple[int, int], align_corners: bool):
+def _affine_points(image: Array, theta: Array, size: tuple[int, int], align_corners: bool) -> tuple[Any, Any]:
     """The grid of a whole batch, non-finite points replaced, and where they are finite."""
     with np.errstate(invalid="ignore", over="ignore"):
         grid = affine_grid(np.broadcast_to(theta, (image.shape[0], 2, 3)), size, align_corners)
-    finite = np.isfinite(grid).all(-1)
+    finite = np.asarray(np.isfinite(grid).all(-1))
     return np.where(finite[..., None], grid, 0.0), finite
 
 
@@ -233,8 +237,6 @@ def affine_sample_backward(
     size = d_out.shape[-2:]
     grid, finite = _affine_points(image, theta, size, align_corners)
     d_out = np.where(finite[:, None], d_out, 0.0)
-    d_image, d_grid = grid_sample_backward(
-        d_out, image, grid, mode, padding_mode, align_corners, magnitude=magnitude
-    )
+    d_image, d_grid = grid_sample_backward(d_out, image, grid, mode, padding_mode, align_corners, magnitude=magnitude)
     d_theta = affine_grid_backward(d_grid, size, align_corners, magnitude=magnitude)
     return d_image, d_theta if theta.shape[0] == image.shape[0] else d_theta.sum(0, keepdims=True)

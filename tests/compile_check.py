@@ -90,9 +90,7 @@ def compiled_for(target: str):
 def kernels_of(case: dict):
     """(name, compiled kernel) of the forward and backward launches of a case."""
     size = (4, 5)
-    spec = WarpSpec(
-        TRANSFORMS[case["transform"]], case["mode"], case["padding_mode"], case["align_corners"], size
-    )
+    spec = WarpSpec(TRANSFORMS[case["transform"]], case["mode"], case["padding_mode"], case["align_corners"], size)
     shape = (1, 1, 2**22, 1) if case["large"] else (2, 3, 8, 9)
     image = torch.zeros(1, dtype=case["dtype"]).expand(shape)
     theta = torch.zeros(1).expand(shape[0], *spec.transform.parameter_shape(size))

@@ -46,7 +46,7 @@ def test_opinfo_samples(path, dtype):
         gradients = reference.grid_sample_backward(to_numpy(d_out), *tensors, *settings)
         magnitudes = reference.grid_sample_backward(to_numpy(d_out), *tensors, *settings, magnitude=True)
 
-        def run(sample, options, *inputs):
+        def run(sample, options, *inputs, d_out=d_out):
             inputs = [t.detach().clone().requires_grad_() for t in inputs]
             out = sample(*inputs, **options)
             return out.detach(), *torch.autograd.grad(out, inputs, d_out.to(out))

@@ -11,7 +11,7 @@ from stn_triton import affine_sample, grid_sample, launch
 LAYOUTS = {
     "contiguous": lambda x: x,
     "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
-    "channels_last_slice": lambda x: x.repeat(1, 1, 2, 1).contiguous(memory_format=torch.channels_last)[:, :, : x.shape[2]],
+    "channels_last_slice": lambda x: LAYOUTS["channels_last"](x.repeat(1, 1, 2, 1))[:, :, : x.shape[2]],
     "sliced": lambda x: torch.nn.functional.pad(x, (1, 2, 2, 1))[:, :, 2:-1, 1:-2],
     "every_second": lambda x: x.repeat_interleave(2, 3).repeat_interleave(2, 1)[:, ::2, :, ::2],
     "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
@@ -28,10 +28,7 @@ def test_any_strides(path, transform, layout):
     case, size = TRANSFORM_CASES[transform], (4, 5)
     image = LAYOUTS[layout](torch.randn(3, 4, 6, 5, dtype=torch.float64)).to(path.device)
     theta = torch.tensor(case.theta(np.random.default_rng(1), 3, size), device=path.device)
-    if theta.dim() == 4:
-        theta = LAYOUTS[layout](theta)
-    else:
-        theta = theta.transpose(1, 2).contiguous().transpose(1, 2)
+    theta = LAYOUTS[layout](theta) if theta.dim() == 4 else theta.mT.contiguous().mT
     d_out = LAYOUTS[layout](torch.randn(3, 4, *size, dtype=torch.float64)).to(path.device)
     image_before = image.clone()
     image.requires_grad_()

@@ -8,8 +8,9 @@ Both are put together at compile time from three families of device functions, p
 - a sampler (`samplers`): ``TAPS``.
 
 Coordinates and sums are ``ACC``: float32, or float64 for float64 images and where float32 cannot number the
-pixels of an axis. Offsets inside a plane are ``INDEX``: int32, or int64 for large planes. One lane holds one pixel of a TILE_H x TILE_W tile: neighbouring lanes read neighbouring pixels
-and nothing is exchanged between lanes in a channel loop.
+pixels of an axis. Offsets inside a plane are ``INDEX``: int32, or int64 for large planes. One lane holds one
+pixel of a TILE_H x TILE_W tile: neighbouring lanes read neighbouring pixels, and nothing is exchanged between
+lanes in a channel loop.
 """
 
 from __future__ import annotations
@@ -157,6 +158,4 @@ def warp_backward(
             d_u = tl.fma(d_value, dx, d_u)
             d_v = tl.fma(d_value, dy, d_v)
     if NEEDS_THETA:
-        ADJOINT(
-            d_theta, n, row, column, live, x, y, h, w, d_u * slope_u, d_v * slope_v, axis_x, axis_y
-        )
+        ADJOINT(d_theta, n, row, column, live, x, y, h, w, d_u * slope_u, d_v * slope_v, axis_x, axis_y)

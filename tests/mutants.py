@@ -1,0 +1,142 @@
+# ruff: noqa: E501 - lines of code as they stand in the package
+"""Breaks the package on purpose, one line at a time, and expects the tests to notice every time.
+
+    python tests/mutants.py            # some minutes
+
+Not collected by pytest. Each mutant is a copy of the package with one line changed, tested until the first failure.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TESTS = ["test_warp.py", "test_identity.py", "test_special_points.py", "test_layouts.py", "test_gradients.py"]
+
+# what is broken: (file, line as it is, line as it becomes)
+MUTANTS = {
+    "sign of a bilinear derivative": (
+        "kernels/samplers.py", "(offset, high * left, -high, -left,", "(offset, high * left, high, -left,",
+    ),
+    "a corner dropped": (
+        "kernels/samplers.py", "low * right, low, right, in_low & in_right)", "low * right, low, right, in_low & ~in_low)",
+    ),
+    "a corner's mask in the wrong axis": (
+        "kernels/samplers.py", "in_high & in_right),", "in_high & in_left),",
+    ),
+    "right bound one too wide": (
+        "kernels/samplers.py", "return (index >= 0) & (index < n)", "return (index >= 0) & (index <= n)",
+    ),
+    "left bound missing": (
+        "kernels/samplers.py", "return (index >= 0) & (index < n)", "return index < n",
+    ),
+    "half a pixel": (
+        "kernels/warp.py", "x = column.to(ACC) - (w - 1).to(ACC) * 0.5", "x = column.to(ACC) - w.to(ACC) * 0.5",
+    ),
+    "align_corners ignored in the scale": (
+        "kernels/warp.py", "half = (n - 1) * 0.5 if ALIGN_CORNERS else n * 0.5", "half = n * 0.5",
+    ),
+    "rows and columns of the image's strides swapped": (
+        "kernels/samplers.py", "(offset + stride_w, high * right,", "(offset + stride_h, high * right,",
+    ),
+    "channel stride taken for granted": (
+        "kernels/warp.py", "value = read(image + n * image_n + c * image_c.to(tl.int64), taps, ACC)",
+        "value = read(image + n * image_n + c * (H * W).to(tl.int64), taps, ACC)",
+    ),
+    "floor that rounds": (
+        "kernels/coordinates.py", "above = rounded > t", "above = rounded > t + 1",
+    ),
+    "ties away from even": (
+        "kernels/samplers.py", "x, j = round_half_even(x)", "x, j = floor(x + 0.5)",
+    ),
+    "border slope 1 at the edge": (
+        "kernels/coordinates.py", "inside = (t > 0) & (t < n - 1)", "inside = (t >= 0) & (t <= n - 1)",
+    ),
+    "reflection about the wrong place": (
+        "kernels/coordinates.py", "low: constexpr = 0.0 if ALIGN_CORNERS else -0.5", "low: constexpr = 0.0",
+    ),
+    "reflection slope not turned": (
+        "kernels/coordinates.py", "tl.where((from_low < 0) == odd, slope, -slope)", "slope",
+    ),
+    "non-finite theta read": (
+        "transforms/affine.py", 'return u, v, live & (tl.abs(u) < float("inf")) & (tl.abs(v) < float("inf"))',
+        "return u, v, live",
+    ),
+    "gradient at unknown coordinates": (
+        "kernels/warp.py", "slope_u, slope_v, seen, seen & known_u & known_v", "slope_u, slope_v, seen, seen",
+    ),
+    "theta gradient transposed": (
+        "transforms/affine.py", "tl.store(block + 1, tl.sum(d_u * y)", "tl.store(block + 3, tl.sum(d_u * y)",
+    ),
+    "one place of d_theta for all programs": (
+        "transforms/affine.py", "block = d_theta + tl.program_id(0).to(tl.int64) * 6", "block = d_theta",
+    ),
+    "padding slope forgotten": (
+        "kernels/warp.py", "d_u * slope_u, d_v * slope_v", "d_u, d_v",
+    ),
+    "row groups not stepped": (
+        "kernels/warp.py", "row += TILE_H", "row += 0",
+    ),
+    "ragged edge not masked": (
+        "kernels/warp.py", "live = (row < h) & (column < w)\n        _, _,", "live = (row < h + 1) & (column < w)\n        _, _,",
+    ),
+    "identity rounded": (
+        "transforms/affine.py", "u = tl.fma(a, x, tl.fma(b, y, c))", "u = tl.fma(a, x * 3, 0 * x) / 3 + tl.fma(b, y, c)",
+    ),
+    "atomics lost: a plain store": (
+        "kernels/samplers.py", "(weight * d_value).to(d_plane.dtype.element_ty),", "(weight * d_value * 0.5).to(d_plane.dtype.element_ty),",
+    ),
+    "broadcast theta not summed": (
+        "launch.py", "d_theta = d_theta.sum(0, keepdim=True)", "d_theta = d_theta[:1]",
+    ),
+    "CPU path lets NaN through": (
+        "eager.py", "if _is_bounded(theta):\n        out", "if True:\n        out",
+    ),
+    "CPU path, a basis row off": (
+        "transforms/affine.py", "rows[r, 2, :, r, 1] = 1", "rows[r, 2, :, r, 0] = 1",
+    ),
+}  # fmt: skip
+
+
+def survives(file: str, before: str, after: str) -> bool:
+    """Whether all tests pass with the change."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("stn_triton", "tests", "pyproject.toml"):
+            source = ROOT / name
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, Path(folder, name))
+        path = Path(folder, "stn_triton", file)
+        text = path.read_text()
+        if before not in text:
+            raise ValueError(f"{file}: nothing to break, no line {before!r}")
+        path.write_text(text.replace(before, after))
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider"]
+        command += [str(Path(folder, "tests", name)) for name in TESTS]
+        environment = {**os.environ, "PYTHONPATH": folder}
+        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        if result.returncode not in (0, 1):
+            # A crash of the whole process is a failure of the tests too, an error of pytest itself is not.
+            assert result.returncode < 0, result.stdout[-3000:] + result.stderr[-3000:]
+        last = [line for line in result.stdout.splitlines() if line.startswith("FAILED")]
+        print(f"    {last[0][:110] if last else f'exit {result.returncode}'}")
+        return result.returncode == 0
+
+
+def main() -> int:
+    chosen = {name: MUTANTS[name] for name in MUTANTS if not sys.argv[1:] or sys.argv[1] in name}
+    alive = []
+    for name, mutant in chosen.items():
+        print(name, flush=True)
+        if survives(*mutant):
+            alive.append(name)
+    print(f"{len(chosen) - len(alive)} of {len(chosen)} mutants caught")
+    print(*(f"survived: {name}" for name in alive), sep="\n")
+    return bool(alive)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
