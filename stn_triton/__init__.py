@@ -1,6 +1,6 @@
 """Fused Triton kernels for Spatial Transformer Networks: theta and an image in, the warped feature map out."""
 
-from .functional import affine_grid, affine_sample, grid_sample
+from .functional import affine_grid, affine_sample, grid_sample, transform_sample
 from .modules import (
     ConvolutionalLocalisation,
     FullyConnectedLocalisation,
@@ -23,4 +23,5 @@ __all__ = [
     "affine_sample",
     "grid_sample",
     "start_at_identity",
+    "transform_sample",
 ]

@@ -31,11 +31,11 @@ MAX_PROGRAMS = 2**31 - 1  # of launch grid axis x
 
 def takes(device: torch.device) -> bool:
     """Whether the kernels run on this device. Warns once where a user would expect them to, and they do not."""
-    if device.type == "cpu" and not (TRITON_MISSING and os.environ.get("TRITON_INTERPRET")):
-        return INTERPRETED
-    if device.type == "cuda" and not TRITON_MISSING:
+    if INTERPRETED if device.type == "cpu" else device.type == "cuda" and not TRITON_MISSING:
         return True
-    _warn_once(device.type)
+    asked_for = TRITON_MISSING and os.environ.get("TRITON_INTERPRET")
+    if asked_for or device.type not in ("cpu", "meta"):
+        _warn_once(device.type)
     return False
 
 
@@ -70,6 +70,8 @@ def backward(
     spec: WarpSpec, d_out: Tensor, image: Tensor, theta: Tensor, needs_image: bool, needs_theta: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """(d_image, d_theta) of the same dtypes as image and theta; None where not needed."""
+    if needs_image:
+        _alert_not_deterministic()
     transform, batch = spec.transform, image.shape[0]
     tiles = _tiles(spec, CONFIG.tile_h)
     compute = torch.promote_types(image.dtype, torch.float32)  # half types could not be added to atomically
@@ -103,6 +105,18 @@ def backward(
         d_image.to(image.dtype) if needs_image else None,
         _sum_partials(spec, partials, theta, batch) if needs_theta else None,
     )
+
+
+def _alert_not_deterministic() -> None:
+    """As PyTorch's own sampler does: atomics add up the image gradient in any order."""
+    if torch.are_deterministic_algorithms_enabled():
+        message = (
+            "the image gradient of stn_triton's kernels is summed by atomics and not deterministic, but "
+            "torch.use_deterministic_algorithms(True) is set"
+        )
+        if not torch.is_deterministic_algorithms_warn_only_enabled():
+            raise RuntimeError(message)
+        warnings.warn(message, stacklevel=2)
 
 
 def _sum_partials(spec: WarpSpec, partials: Tensor, theta: Tensor, batch: int) -> Tensor:

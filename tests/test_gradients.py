@@ -165,3 +165,19 @@ def test_training_twice_through_one_graph_and_accumulation(path):
     out.backward()
     torch.testing.assert_close(image.grad, 2 * first[0])
     torch.testing.assert_close(theta.grad, 2 * first[1])
+
+
+def test_deterministic_mode_is_an_error_or_a_warning(kernel_path):
+    """As with PyTorch's own sampler, where the image gradient would depend on the order of atomics."""
+    image = torch.randn(1, 1, 3, 3, device=kernel_path.device, requires_grad=True)
+    theta = torch.eye(2, 3, device=kernel_path.device)[None].requires_grad_()
+    try:
+        torch.use_deterministic_algorithms(True)
+        affine_sample(image.detach(), theta).sum().backward()  # theta alone is deterministic
+        with pytest.raises(RuntimeError, match="not deterministic"):
+            affine_sample(image, theta).sum().backward()
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        with pytest.warns(UserWarning, match="not deterministic"):
+            affine_sample(image, theta).sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)

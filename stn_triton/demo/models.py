@@ -1,0 +1,53 @@
+"""The two models: a small CNN, and the same CNN with a spatial transformer in front."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..modules import ConvolutionalLocalisation, SpatialTransformer
+from .data import CLASSES
+from .distort import CANVAS
+
+#: What `--transform` offers: transforms a network can predict, each with PyTorch's own call for its grid,
+#: of (theta, (N, C, h, w), align_corners=...), to compare with.
+TORCH_GRIDS: dict[str, Callable[..., Tensor]] = {
+    "affine": F.affine_grid,
+}
+
+
+def small_cnn() -> nn.Sequential:
+    """Three convolutions, max-pooling and a linear layer: (N, 1, 42, 42) -> (N, 10)."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 5, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * 6 * 6, CLASSES),
+    )
+
+
+class TransformerCNN(nn.Module):
+    """A spatial transformer, then `small_cnn`: (N, 1, 42, 42) -> (N, 10)."""
+
+    def __init__(self, transform: str = "affine") -> None:
+        super().__init__()
+        # First, so that after the same seed its weights are those of the CNN alone.
+        self.cnn = small_cnn()
+        # The pose is visible at half the resolution, for a quarter of the work.
+        half = (1, CANVAS[0] // 2, CANVAS[1] // 2)
+        self.localisation = nn.Sequential(
+            nn.AvgPool2d(2), ConvolutionalLocalisation(half, (8, 16), transform=transform)
+        )
+        self.transformer: nn.Module = SpatialTransformer(self.localisation, transform, return_theta=True)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Class scores (N, 10)."""
+        rectified, _ = self.transformer(image)
+        return self.cnn(rectified)
