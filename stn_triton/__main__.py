@@ -11,7 +11,7 @@ import torch
 
 from .demo.models import TORCH_GRIDS
 
-EPOCHS = 15
+EPOCHS = 40
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

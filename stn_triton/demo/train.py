@@ -13,8 +13,6 @@ from .distort import rts
 
 BATCH = 128
 PEAK_RATE = 3e-3
-#: The localisation network learns slower than the rest: a small turn of theta moves every pixel.
-LOCALISATION_SHARE = 0.3
 
 
 def train(model: nn.Module, digits: Digits, epochs: int, seed: int, on_step: Callable[[], object]) -> None:
@@ -28,9 +26,8 @@ def train(model: nn.Module, digits: Digits, epochs: int, seed: int, on_step: Cal
         on_step: called after every step.
     """
     generator = torch.Generator().manual_seed(seed)
-    optimizer = make_optimizer(model)
-    peaks = [group["lr"] for group in optimizer.param_groups]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, epochs * steps_per_epoch(digits))
+    optimizer = torch.optim.Adam(model.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, epochs * steps_per_epoch(digits))
     model.train()
     for _ in range(epochs):
         order = torch.randperm(len(digits.train_labels), generator=generator).to(digits.train_labels.device)
@@ -38,16 +35,6 @@ def train(model: nn.Module, digits: Digits, epochs: int, seed: int, on_step: Cal
             step(model, optimizer, rts(digits.train_images[at], generator), digits.train_labels[at])
             schedule.step()
             on_step()
-
-
-def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
-    """Adam at the peak rate, the localisation network at its share of it."""
-    slow = [p for name, p in model.named_parameters() if "localisation" in name]
-    rest = [p for name, p in model.named_parameters() if "localisation" not in name]
-    groups = [{"params": rest, "lr": PEAK_RATE}]
-    if slow:
-        groups.append({"params": slow, "lr": LOCALISATION_SHARE * PEAK_RATE})
-    return torch.optim.Adam(groups)
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:

@@ -75,16 +75,14 @@ class Affine(Transform):
         return torch.eye(2, 3, dtype=dtype, device=device)
 
     def grid(self, theta, size, align_corners=False):
-        compute = torch.promote_types(theta.dtype, torch.float32)
-        wide = theta.to(compute)
-        if _matmul_is_exact(wide):
-            grid = _grid_by_matmul(wide, size, align_corners)
-        else:
-            h, w = size
-            x = target_axis(w, align_corners, wide)
-            y = target_axis(h, align_corners, wide)[:, None]
-            grid = _map(wide[..., None, None], x, y).movedim(1, -1)
-        return grid.to(theta.dtype)
+        if theta.element_size() < 4:  # a half type: computed in float32, rounded once
+            return self.grid(theta.float(), size, align_corners).to(theta.dtype)
+        if _matmul_is_exact(theta):
+            return _grid_by_matmul(theta, size, align_corners)
+        h, w = size
+        x = target_axis(w, align_corners, theta)
+        y = target_axis(h, align_corners, theta)[:, None]
+        return _map(theta[..., None, None], x, y).movedim(1, -1)
 
     def points(self, theta, xy, align_corners=False):
         x, y = xy.unsqueeze(-3).unbind(-1)
@@ -115,9 +113,9 @@ def _matmul_is_exact(theta: Tensor) -> bool:
 def _grid_by_matmul(theta: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
     """The grid as T = M_theta B with B separable: two thin products, the fastest form on a CPU, both ways."""
     batch, (h, w) = theta.shape[0], size
-    rows, columns = (torch.from_numpy(basis).to(theta.dtype) for basis in _bases(h, w, align_corners, theta.dtype))
-    by_row = torch.mm(theta.reshape(batch, 6), rows).view(batch * h, 4)  # (a, b y + c, d, e y + f) of each row
-    return torch.mm(by_row, columns).view(batch, h, w, 2)
+    rows, columns = _bases(h, w, align_corners, theta.dtype)
+    by_row = torch.mm(theta.reshape(batch, 6), torch.from_numpy(rows))  # (a, b y + c, d, e y + f) of each row
+    return torch.mm(by_row.view(batch * h, 4), torch.from_numpy(columns)).view(batch, h, w, 2)
 
 
 @lru_cache(maxsize=64)
