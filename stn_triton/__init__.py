@@ -1,5 +1,6 @@
 """Fused Triton kernels for Spatial Transformer Networks: theta and an image in, the warped feature map out."""
 
+from . import reference
 from .functional import affine_grid, affine_sample, grid_sample, transform_sample
 from .modules import (
     ConvolutionalLocalisation,
@@ -22,6 +23,7 @@ __all__ = [
     "affine_grid",
     "affine_sample",
     "grid_sample",
+    "reference",
     "start_at_identity",
     "transform_sample",
 ]

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .eager import MODES, PADDING_MODES
 from .ops import warp
-from .spec import WarpSpec
+from .spec import MODES, PADDING_MODES, WarpSpec
 from .transforms import TRANSFORMS, Transform
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -96,7 +95,8 @@ def grid_sample(
 
     It is the warp by the dense transform: the same kernels as `affine_sample`, with the grid as theta. Beyond
     PyTorch: input and grid may differ in floating dtype (coordinates are float32 at least), half types work on
-    a CPU, and non-finite grids are safe everywhere: 0 (zeros) or pixel 0 (border, reflection), as on CUDA.
+    a CPU, and non-finite grids are safe everywhere: 0 under zeros, an edge pixel under border and reflection (the
+    table in `stn_triton.reference`).
 
     Args:
         input: (N, C, H, W), floating point, any strides.
@@ -172,7 +172,7 @@ def _check_tensor(name: str, value: Any, dtype_error: type[Exception] = TypeErro
         raise dtype_error(f"{name}: expected dtype float16, bfloat16, float32 or float64, got {value.dtype}")
 
 
-def check_choice(name: str, value: Any, choices: dict[str, int]) -> None:
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Raises ValueError unless value is one of the choices."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")

@@ -14,7 +14,7 @@ from . import configs
 from .kernels import coordinates, samplers
 from .kernels.language import TRITON_MISSING, tl
 from .kernels.warp import warp_backward, warp_forward
-from .layout import memory_format
+from .layout import ImageLike, reach
 from .spec import WarpSpec
 
 SAMPLERS = {"nearest": samplers.nearest, "bilinear": samplers.bilinear}
@@ -27,6 +27,7 @@ CONFIG = configs.INTERPRETER if INTERPRETED else configs.GPU
 COMPILE_OPTIONS = {"num_warps": CONFIG.num_warps, "enable_fp_fusion": False}
 
 MAX_PROGRAMS = 2**31 - 1  # of launch grid axis x
+MAX_FLOAT32_AXIS = 2**22  # pixels, up to which `kernels.coordinates.round_half_even` holds in float32
 
 
 def takes(device: torch.device) -> bool:
@@ -47,10 +48,12 @@ def _warn_once(device_type: str) -> None:
 
 def forward(spec: WarpSpec, image: Tensor, theta: Tensor) -> Tensor:
     """The warped image (N, C, h, w), in the image's dtype and memory format."""
-    shape = (*image.shape[:2], *spec.size)
-    out = torch.empty(shape, dtype=image.dtype, device=image.device, memory_format=memory_format(image))
+    like = ImageLike.of(image)
+    out = like.empty(spec.size, image.dtype)
     if out.numel() == 0:
         return out
+    # The kernels read memory, which holds the negative of a tensor whose negation is still pending.
+    image, theta = image.resolve_neg(), theta.resolve_neg()
     transform = spec.transform
     _launch(
         warp_forward,
@@ -58,51 +61,64 @@ def forward(spec: WarpSpec, image: Tensor, theta: Tensor) -> Tensor:
         image, theta, out,
         *image.shape[1:], *spec.size,
         *image.stride(), *_theta_strides(theta), *out.stride(),
-        *_axes(spec, image),
+        *_axes(spec, like),
         transform.load, transform.source, PADDING_RULES[spec.padding_mode], SAMPLERS[spec.mode],
-        spec.align_corners, *_dtypes(spec, image, theta, out),
+        spec.align_corners, _accumulator(spec, like), _index(theta, image, out),
         CONFIG.tile_h, CONFIG.tile_w, CONFIG.row_groups,
     )  # fmt: skip
     return out
 
 
+def follows_theta(spec: WarpSpec) -> bool:
+    """Whether the output changes with theta at all, but by jumps: nearest is constant between them."""
+    return spec.mode != "nearest"
+
+
 def backward(
-    spec: WarpSpec, d_out: Tensor, image: Tensor, theta: Tensor, needs_image: bool, needs_theta: bool
+    spec: WarpSpec,
+    d_out: Tensor,
+    image: Tensor | None,
+    like: ImageLike,
+    theta: Tensor,
+    needs_image: bool,
+    needs_theta: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """(d_image, d_theta) of the same dtypes as image and theta; None where not needed."""
+    """(d_image, d_theta) in the dtypes of image and theta; None where not needed.
+
+    The image is read for the gradient of theta only; without that it may be None.
+    """
     if needs_image:
         _alert_not_deterministic()
-    transform, batch = spec.transform, image.shape[0]
+    transform, batch = spec.transform, like.shape[0]
     tiles = _tiles(spec, CONFIG.tile_h)
-    compute = torch.promote_types(image.dtype, torch.float32)  # half types could not be added to atomically
+    compute = torch.promote_types(like.dtype, torch.float32)  # half types could not be added to atomically
+    d_out, theta = d_out.resolve_neg(), theta.resolve_neg()
     d_image = partials = d_out  # the kernel neither reads nor writes what is not needed
+    image = d_out if image is None else image.resolve_neg()
     if needs_image:
-        d_image = torch.empty(
-            image.shape, dtype=compute, device=image.device, memory_format=memory_format(image)
-        ).zero_()
+        d_image = like.empty((like.shape[2], like.shape[3]), compute).zero_()
+    reads_image = needs_theta and follows_theta(spec)
     if needs_theta:
         shape = transform.partials_shape(batch, spec.size, tiles)
-        partials = torch.empty(shape, dtype=compute, device=image.device)
-    follows_theta = needs_theta and spec.mode != "nearest"  # nearest is constant between its jumps
-    if needs_theta and not (follows_theta and d_out.numel()):
-        partials.zero_()
-    if d_out.numel() and (needs_image or follows_theta):
+        partials = torch.empty(shape, dtype=compute, device=like.device)
+        if not (reads_image and d_out.numel()):
+            partials.zero_()
+    if d_out.numel() and (needs_image or reads_image):
         _launch(
             warp_backward,
             batch * tiles,
             d_out, image, theta, d_image, partials,
-            *image.shape[1:], *spec.size,
-            *image.stride(), *_theta_strides(theta), *d_out.stride(),
-            *d_image.stride(),
-            *_axes(spec, image),
+            *like.shape[1:], *spec.size,
+            *image.stride(), *_theta_strides(theta), *d_out.stride(), *d_image.stride(),
+            *_axes(spec, like),
             transform.load, transform.source, transform.adjoint,
             PADDING_RULES[spec.padding_mode], SAMPLERS[spec.mode],
-            spec.align_corners, *_dtypes(spec, image, theta, d_out),
-            needs_image, follows_theta,
+            spec.align_corners, _accumulator(spec, like), _index(theta, image, d_out, d_image),
+            needs_image, reads_image,
             CONFIG.tile_h, CONFIG.tile_w,
         )  # fmt: skip
     return (
-        d_image.to(image.dtype) if needs_image else None,
+        d_image.to(like.dtype) if needs_image else None,
         _sum_partials(spec, partials, theta, batch) if needs_theta else None,
     )
 
@@ -139,25 +155,28 @@ def _theta_strides(theta: Tensor) -> tuple[int, ...]:
     return (0 if theta.shape[0] == 1 else strides[0], *strides[1:], 0)[:4]
 
 
-def _axes(spec: WarpSpec, image: Tensor) -> tuple[float, ...]:
-    """(ratio_x, ratio_y, pitch_x, pitch_y, inverse_x, inverse_y) of `kernels.warp`, divided here once, exactly."""
-    ratios, pitches, inverses = [], [], []
-    for n, target in ((image.shape[3], spec.size[1]), (image.shape[2], spec.size[0])):
+def _axes(spec: WarpSpec, like: ImageLike) -> tuple[float, ...]:
+    """(ratio, pitch, inverse) of the x axis, then of the y axis, as in `kernels.warp`: divided here once, exactly."""
+    numbers: list[float] = []
+    for n, target in ((like.shape[3], spec.size[1]), (like.shape[2], spec.size[0])):
         span, target_span = (n - 1, target - 1) if spec.align_corners else (n, target)
-        ratios.append(span / target_span if target_span else 0.0)
-        pitches.append(2 / target_span if target_span else 0.0)
-        inverses.append(1 / span if span else 0.0)
-    return (*ratios, *pitches, *inverses)
+        numbers.append(span / target_span if target_span else 0.0)
+        numbers.append(2 / target_span if target_span else 0.0)
+        numbers.append(1 / span if span else 0.0)
+    return tuple(numbers)
 
 
-def _dtypes(spec: WarpSpec, image: Tensor, theta: Tensor, out: Tensor) -> tuple[Any, Any]:
-    """(ACC, INDEX): 64 bits for float64 images, for planes of 2^31 elements and axes of 2^22 pixels."""
-    large = max(*image.shape[2:], *spec.size) >= 2**22 or any(
-        sum((n - 1) * stride for n, stride in zip(plane.shape[axis:], plane.stride()[axis:], strict=True)) >= 2**31
-        for plane, axis in ((image, 2), (out, 2), (theta, 1))
-    )
-    acc = tl.float64 if large or image.dtype == torch.float64 else tl.float32
-    return acc, tl.int64 if large else tl.int32
+def _accumulator(spec: WarpSpec, like: ImageLike) -> Any:
+    """Dtype of coordinates and sums, the same forward and backward, or the two would disagree on a pixel."""
+    longest = max(*like.shape[2:], *spec.size)
+    exact = like.dtype == torch.float64 or longest >= MAX_FLOAT32_AXIS
+    return tl.float64 if exact else tl.float32
+
+
+def _index(theta: Tensor, *images: Tensor) -> Any:
+    """Dtype of offsets inside a channel plane or a sample of theta."""
+    far = max(reach(theta, 1), *(reach(image, 2) for image in images))
+    return tl.int64 if far >= 2**31 else tl.int32
 
 
 def _launch(kernel: Any, programs: int, *args: Any) -> None:

@@ -8,8 +8,8 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from .eager import MODES, PADDING_MODES
 from .functional import check_choice, check_size, transform_sample
+from .spec import MODES, PADDING_MODES
 from .transforms import TRANSFORMS, Transform
 
 
@@ -80,8 +80,19 @@ def find_transform(transform: str | Transform) -> Transform:
     return TRANSFORMS[transform]
 
 
+def _parameter_count(transform: Transform) -> int:
+    """How many numbers theta is, for transforms of which that is a fixed number."""
+    shape = transform.parameter_shape((2, 3))
+    if shape != transform.parameter_shape((3, 5)):
+        raise ValueError(f"transform: expected one with a fixed number of parameters, got {transform}")
+    return prod(shape)
+
+
 def start_at_identity(
-    localisation: nn.Module, transform: str | Transform = "affine", size: tuple[int, int] = (1, 1)
+    localisation: nn.Module,
+    transform: str | Transform = "affine",
+    size: tuple[int, int] = (1, 1),
+    align_corners: bool = False,
 ) -> nn.Module:
     """Sets a network's last linear or convolutional layer to zero weight and the identity's parameters as bias.
 
@@ -91,12 +102,12 @@ def start_at_identity(
     Args:
         localisation: a module with a linear or convolutional layer at its end.
         transform: a name in `TRANSFORMS` or a `Transform`.
-        size: (h, w) of the output, for transforms whose parameters depend on it (dense).
+        size, align_corners: of the warp, for transforms whose parameters depend on them (dense).
 
     Raises:
         ValueError: no such layer, or one without a bias or with another number of outputs.
     """
-    identity = find_transform(transform).identity(size).flatten()
+    identity = find_transform(transform).identity(size, align_corners=align_corners).flatten()
     regressions = [m for m in localisation.modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd))]
     last = regressions[-1] if regressions else None
     if last is None or last.bias is None or last.bias.numel() != identity.numel():
@@ -132,7 +143,7 @@ class FullyConnectedLocalisation(nn.Sequential):
         for units in hidden:
             layers += [nn.Linear(width, units), nn.ReLU()]
             width = units
-        outputs = find_transform(transform).identity((1, 1)).numel()
+        outputs = _parameter_count(find_transform(transform))
         super().__init__(*layers, nn.Linear(width, outputs))
         start_at_identity(self, transform)
 
@@ -168,7 +179,7 @@ class ConvolutionalLocalisation(nn.Sequential):
                 f"in_shape: expected H and W of at least {2 ** len(channels)} for {len(channels)} poolings, "
                 f"got {tuple(in_shape)}"
             )
-        outputs = find_transform(transform).identity((1, 1)).numel()
+        outputs = _parameter_count(find_transform(transform))
         layers += [nn.Flatten(), nn.Linear(depth * height * width, hidden), nn.ReLU(), nn.Linear(hidden, outputs)]
         super().__init__(*layers)
         start_at_identity(self, transform)

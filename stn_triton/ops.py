@@ -9,6 +9,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from . import eager, launch
+from .layout import ImageLike
 from .spec import WarpSpec
 
 
@@ -20,15 +21,17 @@ def warp(spec: WarpSpec, image: Tensor, theta: Tensor) -> Tensor:
 
 
 class _Warp(Function):
-    """Saves image and theta, never a sampling grid."""
+    """Saves theta, and the image if theta's gradient will read it; never a sampling grid."""
 
     @staticmethod
     def forward(ctx: Any, spec: WarpSpec, image: Tensor, theta: Tensor) -> Tensor:
-        ctx.spec = spec
-        ctx.save_for_backward(image, theta)
+        reads_image = ctx.needs_input_grad[2] and launch.follows_theta(spec)
+        ctx.spec, ctx.like = spec, ImageLike.of(image)
+        ctx.save_for_backward(image if reads_image else None, theta)
         return launch.forward(spec, image, theta)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
-        return None, *launch.backward(ctx.spec, d_out, *ctx.saved_tensors, *ctx.needs_input_grad[1:])
+        image, theta = ctx.saved_tensors
+        return None, *launch.backward(ctx.spec, d_out, image, ctx.like, theta, *ctx.needs_input_grad[1:])

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from .transforms import Transform
 
+MODES = ("bilinear", "nearest")
+PADDING_MODES = ("zeros", "border", "reflection")
+
 
 class WarpSpec(NamedTuple):
     """A transform, how to sample, and the output size."""
 
     transform: Transform
-    mode: str  #: "nearest" or "bilinear"
-    padding_mode: str  #: "zeros", "border" or "reflection"
+    mode: str  #: one of `MODES`
+    padding_mode: str  #: one of `PADDING_MODES`
     align_corners: bool
     size: tuple[int, int]  #: (h, w)

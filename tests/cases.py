@@ -13,9 +13,8 @@ import torch.nn.functional as F
 
 import stn_triton
 from stn_triton import reference
+from stn_triton.spec import MODES, PADDING_MODES
 
-MODES = ("bilinear", "nearest")
-PADDING_MODES = ("zeros", "border", "reflection")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 

@@ -10,7 +10,8 @@ import re
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from unittest import mock
 
 import torch
 import triton
@@ -36,7 +37,7 @@ FACTORS = {
     "padding_mode": list(launch.PADDING_RULES),
     "align_corners": [False, True],
     "dtype": [torch.float32, torch.bfloat16, torch.float16, torch.float64],
-    "large": [False, True],
+    "size": ["small", "far", "long"],
     "needs": [(True, True), (True, False), (False, True)],
 }
 
@@ -78,26 +79,27 @@ def compiled_for(target: str):
     def compile_only(kernel, programs, *args):
         kernels.append(kernel.warmup(*args, grid=(programs,), **launch.COMPILE_OPTIONS))
 
-    real = launch._launch
-    launch._launch = compile_only
     driver.set_active(Stub(TARGETS[target]))
-    try:
+    with mock.patch.object(launch, "_launch", compile_only):
         yield kernels
-    finally:
-        launch._launch = real
 
 
 def kernels_of(case: dict):
     """(name, compiled kernel) of the forward and backward launches of a case."""
     size = (4, 5)
     spec = WarpSpec(TRANSFORMS[case["transform"]], case["mode"], case["padding_mode"], case["align_corners"], size)
-    shape = (1, 1, 2**22, 1) if case["large"] else (2, 3, 8, 9)
+    shape = (2, 3, 8, 9)
     image = torch.zeros(1, dtype=case["dtype"]).expand(shape)
     theta = torch.zeros(1).expand(shape[0], *spec.transform.parameter_shape(size))
     d_out = torch.zeros(1, dtype=case["dtype"]).expand(*shape[:2], *size)
-    with compiled_for(case["target"]) as kernels:
+    with ExitStack() as stack:
+        kernels = stack.enter_context(compiled_for(case["target"]))
+        if case["size"] != "small":  # far: 64-bit offsets; long: an axis that float32 cannot number, too
+            stack.enter_context(mock.patch.object(launch, "_index", return_value=tl.int64))
+        if case["size"] == "long":
+            stack.enter_context(mock.patch.object(launch, "_accumulator", return_value=tl.float64))
         launch.forward(spec, image, theta)
-        launch.backward(spec, d_out, image, theta, *case["needs"])
+        launch.backward(spec, d_out, image, launch.ImageLike.of(image), theta, *case["needs"])
     label = "-".join(str(value).removeprefix("torch.") for value in case.values())
     return [(f"{kernel.name} {label}", kernel) for kernel in kernels]
 
@@ -137,7 +139,7 @@ def sass(kernel) -> str:
 def every_kernel_on_sm_90():
     """All transforms, samplers and paddings, in float32."""
     varied = ("transform", "mode", "padding_mode")
-    rest = {"align_corners": False, "dtype": torch.float32, "large": False, "needs": (True, True)}
+    rest = {"align_corners": False, "dtype": torch.float32, "size": "small", "needs": (True, True)}
     for values in itertools.product(*(FACTORS[name] for name in varied)):
         yield {"target": "sm_90", **dict(zip(varied, values, strict=True)), **rest}
 
@@ -163,6 +165,21 @@ def pairwise():
                 )
         pairs = {pair for pair in pairs if not covered_by(chosen, pair)}
         yield {name: FACTORS[name][chosen[name]] for name in names}
+
+
+def recompilations() -> list[str]:
+    """Complaints if sizes, strides or alignments make another kernel of the same case."""
+    with compiled_for("sm_90") as kernels:
+        for transform in TRANSFORMS.values():
+            for n, c, height, width in ((1, 1, 1, 1), (2, 3, 5, 7), (16, 16, 16, 16), (3, 32, 64, 1)):
+                spec = WarpSpec(transform, "bilinear", "zeros", False, (height, width))
+                image = torch.zeros(n * c * height * width + 1)[1:].view(n, c, height, width)
+                theta = torch.zeros(n, *transform.parameter_shape(spec.size))
+                launch.forward(spec, image, theta)
+                launch.backward(spec, image, image, launch.ImageLike.of(image), theta, True, True)
+    count = len({id(kernel) for kernel in kernels})
+    expected = 2 * len(TRANSFORMS)
+    return [] if count == expected else [f"{count} kernels for what {expected} should serve"]
 
 
 def covered_by(chosen: dict[str, int], pair) -> bool:
@@ -207,6 +224,7 @@ def main() -> int:
             launch._launch(kernel, 1, torch.zeros(1), 7, 256)
         if expected not in complaints(kernels[0], forward=True):
             found.append(f"{kernel.__name__}: {expected} not noticed")
+    found += recompilations()
     count = 0
     for case in [*every_kernel_on_sm_90(), *pairwise()]:
         for name, kernel in kernels_of(case):

@@ -20,7 +20,7 @@ class Path(NamedTuple):
     device: torch.device
 
 
-def _use_path(name: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+def use_path(name: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     if name == "torch":
         monkeypatch.setattr(launch, "takes", lambda device: False)
         return Path(name, torch.device("cpu"))
@@ -32,13 +32,13 @@ def _use_path(name: str, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(params=["kernel", "torch"])
 def path(request, monkeypatch) -> Path:
     """The implementation under test, and the device its tensors live on."""
-    return _use_path(request.param, monkeypatch)
+    return use_path(request.param, monkeypatch)
 
 
 @pytest.fixture
 def kernel_path(monkeypatch) -> Path:
     """The kernels only."""
-    return _use_path("kernel", monkeypatch)
+    return use_path("kernel", monkeypatch)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,9 @@
 """`grid_sample` and `affine_grid` are PyTorch's: signatures, its own samples of them, its errors."""
 
 import inspect
+import os
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -86,21 +89,54 @@ def test_affine_grid(align_corners, size, dtype):
     )
 
 
-def test_reduced_matmul_precision_does_not_touch_coordinates():
-    """TF32, bf16 matrix products or autocast, wherever the user allows them, are not for coordinates."""
-    theta = torch.randn(3, 2, 3, dtype=torch.float32)
-    exact = stn_triton.affine_grid(theta, (3, 1, 33, 65), align_corners=False)
-    before = torch.get_float32_matmul_precision()
-    try:
-        torch.set_float32_matmul_precision("medium")
-        medium = stn_triton.affine_grid(theta, (3, 1, 33, 65), align_corners=False)
-    finally:
-        torch.set_float32_matmul_precision(before)
-    with torch.autocast("cpu", torch.bfloat16):
-        autocast = stn_triton.affine_grid(theta, (3, 1, 33, 65), align_corners=False)
-    for grid in (medium, autocast):
-        assert grid.dtype == torch.float32
-        torch.testing.assert_close(grid, exact, rtol=0, atol=1e-6)
+REDUCED_PRECISION = (
+    'torch.set_float32_matmul_precision("medium")',
+    'torch.set_float32_matmul_precision("high")',
+    'torch.backends.fp32_precision = "tf32"',
+    'torch.backends.cuda.matmul.fp32_precision = "tf32"',
+    'torch.backends.mkldnn.matmul.fp32_precision = "bf16"',
+    'torch.autocast("cpu", torch.bfloat16).__enter__()',
+    'torch.set_default_device("meta")',
+)
+
+
+@pytest.mark.parametrize("setting", REDUCED_PRECISION)
+def test_global_settings_do_not_touch_coordinates(setting):
+    """Reduced precision of matrix products, wherever the user allows it, is not for coordinates.
+
+    In a process of its own: some settings cannot be taken back.
+    """
+    code = f"""
+import torch, stn_triton
+theta = torch.arange(18.0).sin().view(3, 2, 3).requires_grad_()
+image = torch.arange(75.0).cos().view(3, 1, 5, 5)
+{setting}
+grid = stn_triton.affine_grid(theta, (3, 1, 33, 65), align_corners=False)
+grid.square().sum().backward()
+print(grid.dtype, repr(grid.detach().double().sum().item()), repr(theta.grad.double().sum().item()))
+print(stn_triton.affine_sample(image, theta).double().sum().item())
+"""
+
+    def run(code):
+        environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+        assert result.returncode == 0, result.stderr
+        dtype, *sums = result.stdout.split()
+        return dtype, [float(number) for number in sums]
+
+    dtype, sums = run(code)
+    plain_dtype, plain_sums = run(code.replace(setting, ""))
+    assert dtype == plain_dtype == "torch.float32"
+    assert sums == pytest.approx(plain_sums, rel=1e-5)
+
+
+def test_affine_grid_of_infinities(path):
+    """inf and NaN stay in the coordinate they were put into, as in PyTorch."""
+    theta = torch.eye(2, 3).repeat(2, 1, 1)
+    theta[0, 0, 0], theta[1, 1, 2] = float("inf"), float("nan")
+    ours = stn_triton.affine_grid(theta, (2, 1, 2, 4), align_corners=False)
+    theirs = F.affine_grid(theta, [2, 1, 2, 4], align_corners=False)
+    torch.testing.assert_close(ours, theirs, equal_nan=True)
 
 
 @pytest.mark.parametrize("image_dtype", DTYPES, ids=dtype_id)
@@ -112,10 +148,11 @@ def test_different_dtypes(path, image_dtype, grid_dtype):
     out = stn_triton.grid_sample(image, grid, align_corners=False)
     out.sum().backward()
     assert (out.dtype, image.grad.dtype, grid.grad.dtype) == (image_dtype, image_dtype, grid_dtype)
-    truth = reference.grid_sample(to_numpy(image), to_numpy(grid))
-    # bfloat16 rounds down in the interpreter, and a float64 grid is rounded to float32 for a narrower image
-    tolerance = {torch.bfloat16: 2**-7, torch.float16: 2**-10, torch.float32: 4e-6, torch.float64: 1e-14}
-    np.testing.assert_allclose(to_numpy(out), truth, rtol=tolerance[image_dtype], atol=4 * tolerance[image_dtype])
+    wide = torch.promote_types(image_dtype, torch.float32)
+    grid_seen = grid.detach().cpu().to(wide)  # float64 only for float64 images
+    truth = reference.grid_sample(to_numpy(image), to_numpy(grid_seen))
+    theirs = F.grid_sample(image.detach().cpu().to(wide), grid_seen, align_corners=False)
+    assert_as_good_as_pytorch(out, theirs, truth, np.abs(to_numpy(image)).max())
 
 
 @pytest.mark.parametrize("name", ["grid_sample", "affine_grid"])

@@ -27,18 +27,18 @@ def test_gradcheck(path, transform, padding_mode, align_corners):
 @pytest.mark.parametrize("needs", [(False, False), (True, False), (False, True), (True, True)], ids=str)
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 def test_only_the_gradients_asked_for(path, monkeypatch, needs, mode):
-    """Each gradient is the same alone as with the other, and what is not asked for is not computed."""
+    """Each gradient is the same alone as with the other, and no work is done for what is not asked for."""
     image = torch.randn(2, 2, 4, 5, device=path.device)
     theta = torch.eye(2, 3, device=path.device) + 0.1 * torch.randn(2, 2, 3, device=path.device)
-    asked = []
-    backward = launch.backward
+    launched = []
+    real = launch._launch
 
-    def spy(*args):
-        gradients = backward(*args)
-        asked.append(tuple(g is not None for g in gradients))
-        return gradients
+    def spy(kernel, programs, *args):
+        if kernel is launch.warp_backward:
+            launched.append(dict(zip(kernel.arg_names, args, strict=True)))
+        real(kernel, programs, *args)
 
-    monkeypatch.setattr(launch, "backward", spy)
+    monkeypatch.setattr(launch, "_launch", spy)
 
     def gradients(needs_image, needs_theta):
         inputs = [image.clone().requires_grad_(needs_image), theta.clone().requires_grad_(needs_theta)]
@@ -49,12 +49,29 @@ def test_only_the_gradients_asked_for(path, monkeypatch, needs, mode):
         return [t.grad for t in inputs]
 
     both = gradients(True, True)
+    launched.clear()
     for wanted, gradient, expected in zip(needs, gradients(*needs), both, strict=True):
         assert (gradient is not None) == wanted
         if wanted:
             torch.testing.assert_close(gradient, expected)
-    if path.name == "kernel" and any(needs):
-        assert asked == [(True, True), needs]
+    if path.name == "kernel":
+        follows_theta = needs[1] and mode == "bilinear"
+        assert len(launched) == (needs[0] or follows_theta)
+        for arguments in launched:
+            assert (arguments["NEEDS_IMAGE"], arguments["NEEDS_THETA"]) == (needs[0], follows_theta)
+            unused = arguments["d_out"]
+            assert (arguments["d_image"] is unused) == (not needs[0])
+            assert (arguments["image"] is unused) == (not follows_theta)  # not even kept
+
+
+def test_an_image_that_backward_does_not_read_may_change(kernel_path):
+    image = torch.randn(1, 1, 4, 4, device=kernel_path.device, requires_grad=True)
+    hidden = image * 1
+    out = affine_sample(hidden, torch.eye(2, 3, device=kernel_path.device)[None])
+    (d_hidden,) = torch.autograd.grad(out.sum(), hidden, retain_graph=True)
+    with torch.no_grad():
+        hidden.zero_()
+    assert torch.equal(torch.autograd.grad(out.sum(), hidden)[0], d_hidden)
 
 
 def test_nearest_gives_zero_not_none(path):

@@ -6,7 +6,9 @@ import torch
 from cases import TRANSFORM_CASES
 from tolerance import to_numpy
 
-from stn_triton import affine_sample, grid_sample, launch
+from stn_triton import TRANSFORMS, affine_sample, grid_sample, launch
+from stn_triton.layout import ImageLike
+from stn_triton.spec import WarpSpec
 
 LAYOUTS = {
     "contiguous": lambda x: x,
@@ -17,6 +19,7 @@ LAYOUTS = {
     "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
     "expanded_batch": lambda x: x[:1].expand(x.shape),
     "expanded_all": lambda x: x[:1, :1, :1, :1].expand(x.shape),
+    "pending_negation": lambda x: torch._neg_view(-x),
     "permuted_batch": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
 }
 
@@ -66,7 +69,7 @@ def test_empty_and_one_pixel(path, transform, shape, size):
 
 
 def lazy(numel: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Memory that costs nothing until it is touched (and is then zero)."""
+    """Memory that costs nothing until it is touched."""
     return torch.empty_strided((numel,), (1,), dtype=dtype, device=device)
 
 
@@ -80,6 +83,8 @@ def test_more_than_2_to_31_elements(path, spread):
     theta = torch.eye(2, 3, device=path.device)[None]
     corners = image[..., [0, 0, -1, -1], [0, -1, 0, -1]]
     values = torch.arange(1.0, corners.numel() + 1, device=path.device).view_as(corners)
+    for i in (slice(0, 2), slice(-2, None)):  # what bilinear reads with weight 0 beside a corner
+        image[..., i, :2] = image[..., i, -2:] = 0
     for k, (i, j) in enumerate(((0, 0), (0, -1), (-1, 0), (-1, -1))):
         image[..., i, j] = values[..., k]
     for mode in ("nearest", "bilinear"):
@@ -92,18 +97,51 @@ def test_more_than_2_to_31_elements(path, spread):
 
 def test_large_planes_take_64_bit_offsets():
     """The rule that chooses the variant, at its edges."""
-    spec = launch.WarpSpec(None, "bilinear", "zeros", False, (2, 2))
     theta = torch.zeros(1, 2, 3)
 
-    def index(*shape, strides=(0, 0, 0, 0)):
-        image = lazy(2**33, torch.int8, torch.device("cpu")).as_strided(shape, strides)
-        return launch._dtypes(spec, image, theta, torch.zeros(1, 1, 2, 2))[1]
+    def index(shape, strides):
+        return launch._index(
+            theta, torch.zeros(1, 1, 2, 2), lazy(2**33, torch.int8, theta.device).as_strided(shape, strides)
+        )
 
-    assert index(1, 1, 2**22 - 1, 4) == launch.tl.int32
-    assert index(1, 1, 2**22, 4) == launch.tl.int64
-    assert index(1, 1, 4, 2**22) == launch.tl.int64
-    assert index(1, 1, 2, 2, strides=(0, 0, 2**30, 2**30 - 1)) == launch.tl.int32
-    assert index(1, 1, 2, 2, strides=(0, 0, 2**30, 2**30)) == launch.tl.int64
+    assert index((1, 1, 2, 2), (0, 0, 2**30, 2**30 - 1)) == launch.tl.int32
+    assert index((1, 1, 2, 2), (0, 0, 2**30, 2**30)) == launch.tl.int64
+    assert index((2, 2, 2, 2), (2**31, 2**31, 1, 1)) == launch.tl.int32  # between planes it is always 64 bits
+    assert launch._index(
+        lazy(2**33, torch.int8, theta.device).as_strided((1, 2, 2, 2), (0, 2**31, 1, 1)), theta[None]
+    ) == (launch.tl.int64)
+
+
+@pytest.mark.parametrize(("shape", "size", "exact"), [
+    ((1, 1, 2**22 - 1, 4), (2, 2), False), ((1, 1, 2**22, 4), (2, 2), True), ((1, 1, 4, 4), (2, 2**22), True),
+])  # fmt: skip
+def test_long_axes_take_float64_coordinates(shape, size, exact):
+    spec = WarpSpec(None, "bilinear", "zeros", False, size)
+    like = ImageLike.of(torch.zeros(1).expand(shape))
+    assert launch._accumulator(spec, like) == (launch.tl.float64 if exact else launch.tl.float32)
+
+
+class Untouched:
+    """A dense tensor too large to be zeroed here."""
+
+    def __init__(self, memory, shape):
+        self.tensor = memory.view(shape)
+
+    def zero_(self):
+        return self.tensor
+
+
+def test_a_large_gradient_of_a_small_image_takes_64_bit_offsets(kernel_path, monkeypatch):
+    """The image is expanded from a row, its gradient is a plane of 2^32 elements."""
+    launched = []
+    monkeypatch.setattr(launch, "_launch", lambda kernel, programs, *args: launched.append(args))
+    monkeypatch.setattr(
+        ImageLike, "empty", lambda like, size, dtype: Untouched(lazy(2**32, dtype, like.device), like.shape)
+    )
+    image = torch.zeros(1, 1, 1, 65536).expand(1, 1, 65536, 65536)
+    spec = WarpSpec(TRANSFORMS["affine"], "bilinear", "zeros", False, (2, 2))
+    launch.backward(spec, torch.zeros(1, 1, 2, 2), image, ImageLike.of(image), torch.zeros(1, 2, 3), True, False)
+    assert launch.tl.int64 in launched[0]
 
 
 @pytest.mark.parametrize("shape", [(1_000_000, 1, 1, 1), (1000, 1000, 1, 1), (1, 1_000_000, 1, 1)], ids=str)

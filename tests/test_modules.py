@@ -80,3 +80,16 @@ def test_gradient_flows_into_a_network_below():
 def test_convolutional_localisation_needs_room_to_pool():
     with pytest.raises(ValueError, match=r"in_shape: expected H and W of at least 4 .* got \(1, 3, 8\)"):
         ConvolutionalLocalisation((1, 3, 8))
+
+
+def test_no_network_predicts_a_whole_grid():
+    with pytest.raises(ValueError, match=r"transform: expected one with a fixed number of parameters, got Dense\(\)"):
+        FullyConnectedLocalisation((1, 4, 4), transform="dense")
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_a_grid_can_start_at_the_identity(align_corners):
+    network = start_at_identity(nn.Sequential(nn.Flatten(), nn.Linear(16, 32)), "dense", (4, 4), align_corners)
+    image = torch.randn(1, 1, 4, 4)
+    out = SpatialTransformer(network, "dense", align_corners=align_corners)(image)
+    torch.testing.assert_close(out, image)

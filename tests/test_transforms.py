@@ -48,6 +48,23 @@ def test_grid_and_points_are_differentiable(name):
     assert torch.autograd.gradcheck(transform.points, (theta, xy))
 
 
+@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize(("theta_dtype", "xy_dtype"), [
+    (torch.float32, torch.float64), (torch.float64, torch.float32), (torch.bfloat16, torch.float32),
+    (torch.float32, torch.float16), (torch.bfloat16, torch.bfloat16),
+])  # fmt: skip
+def test_points_of_any_two_dtypes(name, theta_dtype, xy_dtype):
+    """Computed in float32 at least, rounded once to xy's dtype."""
+    transform = TRANSFORMS[name]
+    theta = transform.identity((64, 64), dtype=torch.float64)[None].to(theta_dtype)
+    xy = (torch.rand(50, 2, dtype=torch.float64) * 1.8 - 0.9).to(xy_dtype)
+    points = transform.points(theta, xy)
+    assert points.dtype == xy_dtype
+    exact = transform.points(theta.double(), xy.double())
+    coarser = max(torch.finfo(xy_dtype).eps, torch.finfo(torch.promote_types(theta_dtype, torch.float32)).eps)
+    torch.testing.assert_close(points.double(), exact, rtol=0, atol=32 * coarser if coarser < 1e-6 else coarser)
+
+
 def test_points_follow_the_image():
     """A mark at a source point is seen at the target point that maps to it."""
     theta = torch.tensor([[[0.5, 0.0, 0.25], [0.0, 0.5, -0.25]]])

@@ -26,12 +26,15 @@ def test_many_tiles_per_sample(kernel_path, monkeypatch, transform, mode, paddin
 
 @pytest.mark.parametrize("transform", TRANSFORM_CASES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=dtype_id)
-def test_large_plane_variant(kernel_path, monkeypatch, transform, dtype):
-    """The kernels that 2^31-element planes get, on planes that can be looked at.
+@pytest.mark.parametrize("long_axis", [False, True])
+def test_large_variants(kernel_path, monkeypatch, transform, dtype, long_axis):
+    """The kernels that planes of 2^31 elements and axes of 2^22 pixels get, on planes that can be looked at.
 
     Not in bfloat16: Triton's interpreter, not its compiler, gives NaN for bfloat16 to float64.
     """
-    monkeypatch.setattr(launch, "_dtypes", lambda *args: (launch.tl.float64, launch.tl.int64))
+    monkeypatch.setattr(launch, "_index", lambda *args: launch.tl.int64)
+    if long_axis:
+        monkeypatch.setattr(launch, "_accumulator", lambda *args: launch.tl.float64)
     for mode, padding_mode in (("bilinear", "zeros"), ("bilinear", "reflection"), ("nearest", "border")):
         check(kernel_path, transform, mode, padding_mode, False, dtype, SHAPE, SIZE)
 

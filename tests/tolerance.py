@@ -9,7 +9,7 @@ import torch
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().double().cpu().numpy()
+    return tensor.double().numpy(force=True)
 
 
 def assert_as_good_as_pytorch(

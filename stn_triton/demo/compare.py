@@ -66,7 +66,9 @@ def step_times(
     """
     ours, torchs = copy.deepcopy(model), copy.deepcopy(model)
     torchs.transformer = TwoCalls(torchs.localisation, transform)
-    steps = [partial(step, m.train(), torch.optim.Adam(m.parameters(), PEAK_RATE), images, labels) for m in (ours, torchs)]
+    steps = [
+        partial(step, m.train(), torch.optim.Adam(m.parameters(), PEAK_RATE), images, labels) for m in (ours, torchs)
+    ]
     times: tuple[list[float], list[float]] = ([], [])
     for turn in range(WARM_UPS + repeats):
         for which in (0, 1) if turn % 2 else (1, 0):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..kernels.language import constexpr, jit, tl
-from .base import Transform, target_axis
+from ..torch_sampler import is_bounded
+from .base import Transform, target_axis, widened
 
 # --- device: theta folded into a map of pixels, coefficients of (x, y, 1) counted from the centres ------------
 
@@ -27,8 +28,8 @@ def affine_load(theta, stride_0, stride_1, stride_2, axis_x, axis_y, ACC: conste
     d = tl.load(theta + stride_0).to(ACC)
     e = tl.load(theta + stride_0 + stride_1).to(ACC)
     f = tl.load(theta + stride_0 + 2 * stride_1).to(ACC)
-    _, half_x, centre_x, ratio_x, pitch_x = axis_x
-    _, half_y, centre_y, ratio_y, pitch_y = axis_y
+    half_x, centre_x, ratio_x, pitch_x, _, _ = axis_x
+    half_y, centre_y, ratio_y, pitch_y, _, _ = axis_y
     return (
         a * ratio_x, b * (pitch_y * half_x), tl.fma(c, half_x, centre_x),
         d * (pitch_x * half_y), e * ratio_y, tl.fma(f, half_y, centre_y),
@@ -47,8 +48,8 @@ def affine_source(state, row, column, live, x, y, axis_x, axis_y):
 @jit
 def affine_adjoint(d_theta, n, row, column, live, x, y, h, w, d_u, d_v, axis_x, axis_y):
     """d_theta = sum over pixels of (d_u, d_v)ᵀ (x, y, 1), a (2, 3) block per program."""
-    _, half_x, _, ratio_x, pitch_x = axis_x
-    _, half_y, _, ratio_y, pitch_y = axis_y
+    half_x, _, ratio_x, pitch_x, _, _ = axis_x
+    half_y, _, ratio_y, pitch_y, _, _ = axis_y
     block = d_theta + tl.program_id(0).to(tl.int64) * 6
     tl.store(block, tl.sum(d_u * x) * ratio_x)
     tl.store(block + 1, tl.sum(d_u * y) * (pitch_y * half_x))
@@ -85,8 +86,9 @@ class Affine(Transform):
         return _map(theta[..., None, None], x, y).movedim(1, -1)
 
     def points(self, theta, xy, align_corners=False):
-        x, y = xy.unsqueeze(-3).unbind(-1)
-        return _map(theta[..., None], x, y).movedim(1, -1)
+        theta, wide_xy = widened(theta, xy)
+        x, y = wide_xy.unsqueeze(-3).unbind(-1)
+        return _map(theta[..., None], x, y).movedim(1, -1).to(xy.dtype)
 
     def partials_shape(self, batch, size, tiles):
         return (batch, tiles, 6)
@@ -102,12 +104,15 @@ def _map(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _matmul_is_exact(theta: Tensor) -> bool:
-    """Whether a matrix product keeps full precision: not so under TF32 or autocast, and unknown off the CPU."""
-    return (
-        theta.device.type == "cpu"
-        and not torch.is_autocast_enabled("cpu")
-        and torch.get_float32_matmul_precision() == "highest"
-    )
+    """Whether a matrix product gives what the sums give.
+
+    Not so where products may run in reduced precision (TF32, bfloat16, autocast), unknown off the CPU, and not
+    for infinities, which the zeros of the bases turn into NaN.
+    """
+    if theta.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return False
+    precision = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
+    return precision in ("none", "ieee") and is_bounded(theta)
 
 
 def _grid_by_matmul(theta: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
@@ -122,9 +127,9 @@ def _grid_by_matmul(theta: Tensor, size: tuple[int, int], align_corners: bool) -
 def _bases(h: int, w: int, align_corners: bool, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
     """(6, 4h): theta to each row's coefficients; (4, 2w): those to the row's points.
 
-    Kept as numpy arrays, which no tensor mode (inference, fake tensors) can leave its mark on.
+    Kept as numpy arrays, since a tensor made under inference mode could not be used outside it.
     """
-    x, y = (target_axis(n, align_corners, torch.empty(0, dtype=dtype)).numpy() for n in (w, h))
+    x, y = (target_axis(n, align_corners, torch.empty(0, dtype=dtype, device="cpu")).numpy() for n in (w, h))
     rows = np.zeros((2, 3, h, 2, 2), x.dtype)
     columns = np.zeros((2, 2, w, 2), x.dtype)
     for r in range(2):

@@ -72,7 +72,7 @@ class Transform(ABC):
             align_corners: what the normalised coordinates mean; matters to the dense transform only.
 
         Returns:
-            source points (u, v), normalised, (N, P, 2), differentiable in both arguments.
+            source points (u, v), normalised, (N, P, 2), in xy's dtype, differentiable in both arguments.
         """
 
     @abstractmethod
@@ -85,6 +85,12 @@ class Transform(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
+
+
+def widened(theta: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the wider of their dtypes, float32 at least: coordinates are never computed in less."""
+    compute = torch.promote_types(torch.promote_types(theta.dtype, xy.dtype), torch.float32)
+    return theta.to(compute), xy.to(compute)
 
 
 def target_axis(n: int, align_corners: bool, like: Tensor) -> Tensor:

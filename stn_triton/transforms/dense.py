@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ..eager import sample
 from ..kernels.language import constexpr, jit, tl
-from .base import Transform, target_axis
+from ..torch_sampler import sample
+from .base import Transform, target_axis, widened
 
 # --- device -----------------------------------------------------------------------------------------------
 
@@ -21,8 +21,8 @@ def dense_load(theta, stride_0, stride_1, stride_2, axis_x, axis_y, ACC: constex
 def dense_source(state, row, column, live, x, y, axis_x, axis_y):
     """The stored (u, v) in pixels. What a non-finite one reads is the padding rule's to say."""
     theta, stride_row, stride_column, stride_axis = state
-    _, half_x, centre_x, _, _ = axis_x
-    _, half_y, centre_y, _, _ = axis_y
+    half_x, centre_x, _, _, _, _ = axis_x
+    half_y, centre_y, _, _, _, _ = axis_y
     point = theta + row.to(stride_row.dtype) * stride_row + column.to(stride_row.dtype) * stride_column
     u = tl.load(point, mask=live, other=0.0).to(half_x.dtype)
     v = tl.load(point + stride_axis, mask=live, other=0.0).to(half_x.dtype)
@@ -32,9 +32,11 @@ def dense_source(state, row, column, live, x, y, axis_x, axis_y):
 @jit
 def dense_adjoint(d_theta, n, row, column, live, x, y, h, w, d_u, d_v, axis_x, axis_y):
     """Every pixel has its own two parameters: no sum."""
+    half_x, _, _, _, _, _ = axis_x
+    half_y, _, _, _, _, _ = axis_y
     point = d_theta + ((n * h + row) * w + column) * 2
-    tl.store(point, d_u * axis_x[1], mask=live)
-    tl.store(point + 1, d_v * axis_y[1], mask=live)
+    tl.store(point, d_u * half_x, mask=live)
+    tl.store(point + 1, d_v * half_y, mask=live)
 
 
 # --- host -------------------------------------------------------------------------------------------------
@@ -63,9 +65,10 @@ class Dense(Transform):
 
     def points(self, theta, xy, align_corners=False):
         """Source points between the stored ones are interpolated; beyond the outermost they stay."""
-        field = theta.movedim(-1, 1)
-        at = xy.expand(theta.shape[0], *xy.shape[-2:]).unsqueeze(1)
-        return sample(field, at, "bilinear", "border", align_corners).squeeze(2).movedim(1, -1)
+        theta, wide_xy = widened(theta, xy)
+        at = wide_xy.expand(theta.shape[0], *xy.shape[-2:]).unsqueeze(1)
+        points = sample(theta.movedim(-1, 1), at, "bilinear", "border", align_corners)
+        return points.squeeze(2).movedim(1, -1).to(xy.dtype)
 
     def partials_shape(self, batch, size, tiles):
         return (batch, *size, 2)
