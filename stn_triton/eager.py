@@ -26,11 +26,13 @@ def warp(spec: WarpSpec, image: Tensor, theta: Tensor) -> Tensor:
     wide = image.float() if image.element_size() < 4 else image
     if theta.dtype != wide.dtype:
         theta = theta.to(wide.dtype)
-    grid = spec.transform.grid(theta, spec.size, spec.align_corners)
+    bounded = is_bounded(theta)
+    make_grid = spec.transform.bounded_grid if bounded else spec.transform.grid
+    grid = make_grid(theta, spec.size, spec.align_corners)
     if grid.shape[0] != image.shape[0]:
         grid = grid.expand(image.shape[0], -1, -1, -1)
     options = spec.mode, spec.padding_mode, spec.align_corners
-    if is_bounded(theta):
+    if bounded:
         out = sample_bounded(wide, grid, *options)
     elif spec.transform.padding_answers_nonfinite:
         out = sample(wide, grid, *options)

@@ -78,12 +78,12 @@ class Affine(Transform):
     def grid(self, theta, size, align_corners=False):
         if theta.element_size() < 4:  # a half type: computed in float32, rounded once
             return self.grid(theta.float(), size, align_corners).to(theta.dtype)
-        if _matmul_is_exact(theta):
-            return _grid_by_matmul(theta, size, align_corners)
-        h, w = size
-        x = target_axis(w, align_corners, theta)
-        y = target_axis(h, align_corners, theta)[:, None]
-        return _map(theta[..., None, None], x, y).movedim(1, -1)
+        run = self.bounded_grid if is_bounded(theta) else _grid_by_sums
+        return run(theta, size, align_corners)
+
+    def bounded_grid(self, theta, size, align_corners=False):
+        run = _grid_by_products if _products_are_exact(theta.device) else _grid_by_sums
+        return run(theta, size, align_corners)
 
     def points(self, theta, xy, align_corners=False):
         theta, wide_xy = widened(theta, xy)
@@ -103,20 +103,27 @@ def _map(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return a * x + (b * y + c)
 
 
-def _matmul_is_exact(theta: Tensor) -> bool:
-    """Whether a matrix product gives what the sums give.
+def _grid_by_sums(theta: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    """The grid by broadcasting: exact under any setting, on any device, for any theta."""
+    h, w = size
+    x = target_axis(w, align_corners, theta)
+    y = target_axis(h, align_corners, theta)[:, None]
+    return _map(theta[..., None, None], x, y).movedim(1, -1)
 
-    Not so where products may run in reduced precision (TF32, bfloat16, autocast), unknown off the CPU, and not
-    for infinities, which the zeros of the bases turn into NaN.
-    """
-    if theta.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+
+def _products_are_exact(device: torch.device) -> bool:
+    """Whether matrix products are not computed in reduced precision (TF32, bfloat16, autocast); unknown off the CPU."""
+    if device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return False
     precision = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
-    return precision in ("none", "ieee") and is_bounded(theta)
+    return precision in ("none", "ieee")
 
 
-def _grid_by_matmul(theta: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
-    """The grid as T = M_theta B with B separable: two thin products, the fastest form on a CPU, both ways."""
+def _grid_by_products(theta: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    """The grid as T = M_theta B with B separable: two thin products, the fastest form on a CPU, both ways.
+
+    Of bounded parameters only: the zeros in the bases make NaN of an infinity.
+    """
     batch, (h, w) = theta.shape[0], size
     rows, columns = _bases(h, w, align_corners, theta.dtype)
     by_row = torch.mm(theta.reshape(batch, 6), torch.from_numpy(rows))  # (a, b y + c, d, e y + f) of each row

@@ -62,6 +62,10 @@ class Transform(ABC):
             (N, h, w, 2), differentiable in theta, of theta's dtype.
         """
 
+    def bounded_grid(self, theta: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
+        """`grid` of parameters that are `torch_sampler.is_bounded`, float32 at least: a transform's fastest form."""
+        return self.grid(theta, size, align_corners)
+
     @abstractmethod
     def points(self, theta: Tensor, xy: Tensor, align_corners: bool = False) -> Tensor:
         """Where points of the output lie in the image: boxes, key points, outlines.
