@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .layout import memory_format
-from .torch_sampler import BOUND, is_bounded, sample, sample_bounded
+from .torch_sampler import bound, is_bounded, sample, sample_bounded
 
 if TYPE_CHECKING:
     from .spec import WarpSpec
@@ -37,8 +37,9 @@ def warp(spec: WarpSpec, image: Tensor, theta: Tensor) -> Tensor:
     elif spec.transform.padding_answers_nonfinite:
         out = sample(wide, grid, *options)
     else:
+        far = bound(grid.dtype)
         finite = grid.isfinite().all(-1)
-        grid = torch.where(finite[..., None], grid, 0).clamp(-BOUND, BOUND)
+        grid = torch.where(finite[..., None], grid, 0).clamp(-far, far)
         out = torch.where(finite[:, None], sample_bounded(wide, grid, *options), 0)
     layout = memory_format(image)
     if out.dtype == image.dtype and layout is torch.contiguous_format:

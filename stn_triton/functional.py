@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .ops import warp
 from .spec import MODES, PADDING_MODES, WarpSpec
-from .transforms import TRANSFORMS, Transform
+from .transforms import TRANSFORMS, Transform, find_transform
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -50,28 +50,27 @@ def affine_sample(
         TypeError: not a tensor, or not a floating-point one.
         ValueError: a shape, size, mode or device that does not fit.
     """
-    return transform_sample(TRANSFORMS["affine"], image, theta, size, mode, padding_mode, align_corners)
+    return transform_sample(
+        "affine", image, theta, size, mode=mode, padding_mode=padding_mode, align_corners=align_corners
+    )
 
 
 def transform_sample(
-    transform: Transform,
+    transform: str | Transform,
     image: Tensor,
     theta: Tensor,
     size: Sequence[int] | None = None,
+    *,
     mode: str = "bilinear",
     padding_mode: str = "zeros",
     align_corners: bool = False,
 ) -> Tensor:
-    """`affine_sample` for any transform: theta as in ``transform.layout``."""
-    _check_tensor("image", image)
-    _check_tensor("theta", theta)
-    if image.dim() != 4 or 0 in image.shape[2:]:
-        raise ValueError(f"image: expected shape (N, C, H, W) with H and W at least 1, got {tuple(image.shape)}")
+    """`affine_sample` for any transform: by name or object, theta as in its ``layout``."""
+    transform = find_transform(transform)
+    check_image("image", image)
+    check_tensor("theta", theta)
     hw = check_size(image.shape[2:] if size is None else size)
-    expected = transform.parameter_shape(hw)
-    if theta.dim() == 0 or theta.shape[1:] != expected:
-        shape = (image.shape[0], *expected)
-        raise ValueError(f"theta: expected shape {transform.layout} = {shape}, got {tuple(theta.shape)}")
+    transform.check_theta(theta, hw, image.shape[0])
     if theta.shape[0] not in (1, image.shape[0]):
         raise ValueError(
             f"theta: expected the image's batch size {image.shape[0]} or 1, got {theta.shape[0]}"
@@ -81,7 +80,7 @@ def transform_sample(
         raise ValueError(f"theta: expected the image's device {image.device}, got {theta.device}")
     check_choice("mode", mode, MODES)
     check_choice("padding_mode", padding_mode, PADDING_MODES)
-    return warp(WarpSpec(transform, mode, padding_mode, bool(align_corners), hw), image, theta)
+    return warp(WarpSpec(transform, mode, padding_mode, check_bool("align_corners", align_corners), hw), image, theta)
 
 
 def grid_sample(
@@ -112,14 +111,15 @@ def grid_sample(
         RuntimeError, ValueError: for the mistakes PyTorch raises them for (NotImplementedError for 5-D inputs
             and bicubic).
     """
-    _check_tensor("input", input, NotImplementedError)
-    _check_tensor("grid", grid, NotImplementedError)
+    check_tensor("input", input, NotImplementedError)
+    check_tensor("grid", grid, NotImplementedError)
     if mode == "bicubic" and input.dim() == 4:
         raise NotImplementedError("mode: expected 'bilinear' or 'nearest', got 'bicubic', which is not there yet")
     check_choice("mode", mode, MODES)
     check_choice("padding_mode", padding_mode, PADDING_MODES)
     if align_corners is None:
         _warn_align_corners("grid_sample")
+        align_corners = False
     if input.device != grid.device:
         raise RuntimeError(f"grid: expected the input's device {input.device}, got {grid.device}")
     if input.dim() == 5:
@@ -131,7 +131,8 @@ def grid_sample(
     if grid.dim() != 4 or grid.shape[-1] != 2 or grid.shape[0] != input.shape[0]:
         raise RuntimeError(f"grid: expected shape (N, h, w, 2) with N = {input.shape[0]}, got {tuple(grid.shape)}")
     size = (grid.shape[1], grid.shape[2])
-    return warp(WarpSpec(TRANSFORMS["dense"], mode, padding_mode, bool(align_corners), size), input, grid)
+    align_corners = check_bool("align_corners", align_corners)
+    return warp(WarpSpec(TRANSFORMS["dense"], mode, padding_mode, align_corners, size), input, grid)
 
 
 def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None = None) -> Tensor:
@@ -150,9 +151,10 @@ def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None =
     Raises:
         RuntimeError, ValueError: for the mistakes PyTorch raises them for (NotImplementedError for 5-D sizes).
     """
-    _check_tensor("theta", theta, ValueError)
+    check_tensor("theta", theta, ValueError)
     if align_corners is None:
         _warn_align_corners("affine_grid")
+        align_corners = False
     size = _whole_numbers(size)
     if len(size) != 4:
         raise NotImplementedError(f"size: expected 4 numbers (N, C, h, w), 3-D is not there yet, got {size}")
@@ -162,12 +164,23 @@ def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None =
         raise ValueError(f"size: expected positive numbers, got {size}")
     if theta.shape[0] != size[0]:
         raise RuntimeError(f"theta: expected a batch of {size[0]} as in size, got {theta.shape[0]}")
-    return TRANSFORMS["affine"].grid(theta, (size[2], size[3]), bool(align_corners))
+    return TRANSFORMS["affine"].grid(theta, (size[2], size[3]), check_bool("align_corners", align_corners))
 
 
-def _check_tensor(name: str, value: Any, dtype_error: type[Exception] = TypeError) -> None:
+def check_image(name: str, value: Any) -> None:
+    """Raises TypeError unless a floating-point tensor, ValueError unless (N, C, H, W) with pixels."""
+    check_tensor(name, value)
+    if value.dim() != 4 or 0 in value.shape[2:]:
+        raise ValueError(f"{name}: expected shape (N, C, H, W) with H and W at least 1, got {tuple(value.shape)}")
+
+
+def check_tensor(name: str, value: Any, dtype_error: type[Exception] = TypeError) -> None:
+    """Raises TypeError unless a strided tensor, ``dtype_error`` unless of a floating-point type we compute with."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+    if value.layout is not torch.strided or value.is_nested:
+        kind = "nested" if value.is_nested else value.layout
+        raise TypeError(f"{name}: expected a dense tensor (torch.strided), got {kind}")
     if value.dtype not in DTYPES:
         raise dtype_error(f"{name}: expected dtype float16, bfloat16, float32 or float64, got {value.dtype}")
 
@@ -176,6 +189,18 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Raises ValueError unless value is one of the choices."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_bool(name: str, value: Any) -> bool:
+    """The value as a bool; raises TypeError for what is none, a string above all."""
+    try:
+        if operator.index(value) in (0, 1):
+            return bool(value)
+    except TypeError:
+        pass
+    if type(value).__name__ in ("bool", "bool_"):  # numpy's has no index
+        return bool(value)
+    raise TypeError(f"{name}: expected True or False, got {value!r}")
 
 
 def check_size(size: Any) -> tuple[int, int]:
@@ -190,7 +215,7 @@ def _whole_numbers(size: Any) -> tuple[int, ...]:
     try:
         return tuple(map(operator.index, size))
     except TypeError:
-        raise TypeError(f"size: expected whole numbers, got {size!r}") from None
+        raise TypeError(f"size: expected a sequence of whole numbers, got {size!r}") from None
 
 
 def _warn_align_corners(name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from functools import cache
 from typing import Any
@@ -43,7 +44,15 @@ def takes(device: torch.device) -> bool:
 @cache
 def _warn_once(device_type: str) -> None:
     reason = f"triton cannot be imported ({TRITON_MISSING})" if TRITON_MISSING else "the kernels do not run there"
-    warnings.warn(f"stn_triton uses torch operations on {device_type}: {reason}", stacklevel=5)
+    warnings.warn(f"stn_triton uses torch operations on {device_type}: {reason}", stacklevel=_level_of_caller())
+
+
+def _level_of_caller() -> int:
+    """`stacklevel`, for the function that asks, of the first frame outside this package: the user's line."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(__package__):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def forward(spec: WarpSpec, image: Tensor, theta: Tensor) -> Tensor:

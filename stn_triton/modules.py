@@ -8,9 +8,9 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from .functional import check_choice, check_size, transform_sample
+from .functional import check_bool, check_choice, check_image, check_size, check_tensor, transform_sample
 from .spec import MODES, PADDING_MODES
-from .transforms import TRANSFORMS, Transform
+from .transforms import Transform, find_transform
 
 
 class SpatialTransformer(nn.Module):
@@ -47,20 +47,31 @@ class SpatialTransformer(nn.Module):
         self.size = None if size is None else check_size(size)
         self.mode = mode
         self.padding_mode = padding_mode
-        self.align_corners = align_corners
+        self.align_corners = check_bool("align_corners", align_corners)
         self.return_theta = return_theta
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        size = self.size or (image.shape[-2], image.shape[-1])
+        check_image("image", image)
+        size = (image.shape[2], image.shape[3]) if self.size is None else self.size
         shape = self.transform.parameter_shape(size)
+        flat = (prod(shape),)
         theta = self.localisation(image)
-        if theta.shape[1:].numel() != prod(shape):
+        check_tensor("localisation's output", theta)
+        if theta.shape[1:] not in (shape, flat, (*flat, 1, 1)):  # the last from a convolution
             raise ValueError(
                 f"localisation: expected (N, {prod(shape)}) or {self.transform.layout} out of it, "
                 f"got {tuple(theta.shape)}"
             )
-        theta = theta.reshape(-1, *shape)
-        out = transform_sample(self.transform, image, theta, size, self.mode, self.padding_mode, self.align_corners)
+        theta = theta.reshape(theta.shape[0], *shape)
+        out = transform_sample(
+            self.transform,
+            image,
+            theta,
+            size,
+            mode=self.mode,
+            padding_mode=self.padding_mode,
+            align_corners=self.align_corners,
+        )
         return (out, theta) if self.return_theta else out
 
     def extra_repr(self) -> str:
@@ -68,16 +79,6 @@ class SpatialTransformer(nn.Module):
             f"transform={self.transform.name!r}, size={self.size}, mode={self.mode!r}, "
             f"padding_mode={self.padding_mode!r}, align_corners={self.align_corners}"
         )
-
-
-def find_transform(transform: str | Transform) -> Transform:
-    """A transform by its name in `TRANSFORMS`; an object is returned as it is."""
-    if isinstance(transform, Transform):
-        return transform
-    if transform not in TRANSFORMS:
-        names = ", ".join(map(repr, TRANSFORMS))
-        raise ValueError(f"transform: expected a Transform or one of {names}, got {transform!r}")
-    return TRANSFORMS[transform]
 
 
 def _parameter_count(transform: Transform) -> int:
@@ -107,13 +108,15 @@ def start_at_identity(
     Raises:
         ValueError: no such layer, or one without a bias or with another number of outputs.
     """
-    identity = find_transform(transform).identity(size, align_corners=align_corners).flatten()
+    identity = find_transform(transform).identity(size, align_corners=align_corners, device="cpu").flatten()
     regressions = [m for m in localisation.modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd))]
     last = regressions[-1] if regressions else None
+    if last is not None and "weight" not in last._parameters:
+        raise ValueError(f"localisation: expected a last layer whose weight is a plain parameter, got {last}")
     if last is None or last.bias is None or last.bias.numel() != identity.numel():
         raise ValueError(
             f"localisation: expected a last linear or convolutional layer with {identity.numel()} outputs "
-            f"and a bias, got {last}"
+            f"and a bias (the last one registered), got {last}"
         )
     with torch.no_grad():
         last.weight.zero_()
@@ -174,7 +177,7 @@ class ConvolutionalLocalisation(nn.Sequential):
         for filters in channels:
             layers += [nn.Conv2d(depth, filters, 5, padding=2), nn.MaxPool2d(2), nn.ReLU()]
             depth, height, width = filters, height // 2, width // 2
-        if height * width == 0:
+        if min(height, width) < 1:
             raise ValueError(
                 f"in_shape: expected H and W of at least {2 ** len(channels)} for {len(channels)} poolings, "
                 f"got {tuple(in_shape)}"

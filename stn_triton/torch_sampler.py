@@ -13,16 +13,22 @@ from torch import Tensor
 MODES = {"bilinear": 0, "nearest": 1}
 PADDING_MODES = {"zeros": 0, "border": 1, "reflection": 2}
 
-# Normalised coordinates within this bound stay finite as pixels of any image, sums of a few of them as well.
-BOUND = 1e9
+
+def bound(dtype: torch.dtype) -> float:
+    """Normalised coordinates up to here stay finite as pixels of any image, and so do sums of a few of them.
+
+    Beyond, neighbouring numbers of the dtype are many pixels apart, and mirrors of them no longer mean a place.
+    """
+    return 1e15 if dtype == torch.float64 else 1e9
 
 
 def sample(image: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool) -> Tensor:
     """`torch.nn.functional.grid_sample` (N, C, h, w) of one dtype, by the table in `stn_triton.reference`."""
     if is_bounded(grid):
         return sample_bounded(image, grid, mode, padding_mode, align_corners)
-    infinity = -1.0 if padding_mode == "reflection" else BOUND
-    clean = grid.nan_to_num(nan=-1.0, posinf=infinity, neginf=-abs(infinity)).clamp(-BOUND, BOUND)
+    far = bound(grid.dtype)
+    infinity = -1.0 if padding_mode == "reflection" else far
+    clean = grid.nan_to_num(nan=-1.0, posinf=infinity, neginf=-abs(infinity)).clamp(-far, far)
     out = sample_bounded(image, clean, mode, padding_mode, align_corners)
     # As pixels, since an infinite coordinate of a one-pixel axis is 0 * inf: unknown.
     pixels = [u * (n - 1 if align_corners else n) for u, n in zip(grid.unbind(-1), image.shape[:1:-1], strict=True)]
@@ -32,15 +38,24 @@ def sample(image: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corn
 
 
 def sample_bounded(image: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool) -> Tensor:
-    """`sample` of a grid within `BOUND`."""
+    """`sample` of a grid within its `bound`."""
     return torch.grid_sampler(image, grid, MODES[mode], PADDING_MODES[padding_mode], align_corners)
 
 
 def is_bounded(values: Tensor) -> bool:
-    """Whether all values lie within `BOUND`. Off the CPU, where asking would synchronise, the answer is no."""
-    if values.device.type != "cpu":
+    """Whether all values are known to lie within their `bound`.
+
+    The answer is no where asking would synchronise (off the CPU) or make one graph of what depends on the values
+    (tracing, compiling, `torch.func`).
+    """
+    if values.device.type != "cpu" or _values_are_hidden():
         return False
     if values.numel() == 0:
         return True
     low, high = torch.aminmax(values.detach())  # NaN if there is one
-    return float(low) > -BOUND and float(high) < BOUND
+    far = bound(values.dtype)
+    return float(low) > -far and float(high) < far
+
+
+def _values_are_hidden() -> bool:
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()

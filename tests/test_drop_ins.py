@@ -189,8 +189,8 @@ MISTAKES = {
     "size batch": ("affine_grid", (T, (3, 1, 2, 2)), "theta: expected a batch of 3 as in size, got 2"),
     "size zero": ("affine_grid", (T, (2, 1, 0, 2)), r"size: expected positive numbers, got \(2, 1, 0, 2\)"),
     "size rank": ("affine_grid", (T, (2, 1, 2)), r"size: expected 4 numbers \(N, C, h, w\).* got \(2, 1, 2\)"),
-    "size type": ("affine_grid", (T, (2, 1, 1.5, 2)), "size: expected whole numbers, got"),
-    "size none": ("affine_grid", (T, None), "size: expected whole numbers, got None"),
+    "size type": ("affine_grid", (T, (2, 1, 1.5, 2)), "size: expected a sequence of whole numbers, got"),
+    "size none": ("affine_grid", (T, None), "size: expected a sequence of whole numbers, got None"),
 }
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stn_triton import SpatialTransformer, affine_sample, start_at_identity
+from stn_triton import Affine, SpatialTransformer, affine_sample, start_at_identity, transform_sample
 
 X, T = torch.rand(2, 3, 4, 5), torch.rand(2, 2, 3)
 
@@ -23,12 +23,15 @@ X, T = torch.rand(2, 3, 4, 5), torch.rand(2, 2, 3)
         ((X, torch.rand(3, 2, 3)), {}, ValueError, "theta: expected the image's batch size 2 or 1, got 3"),
         ((X[:1], T), {}, ValueError, r"theta: .* batch size 1 or 1, got 2, or expand the image"),
         ((X.to("meta"), T), {}, ValueError, "theta: expected the image's device meta, got cpu"),
-        ((X, T, 5), {}, TypeError, "size: expected whole numbers, got 5"),
-        ((X, T, (2.5, 3)), {}, TypeError, r"size: expected whole numbers, got \(2.5, 3\)"),
+        ((X, T, 5), {}, TypeError, "size: expected a sequence of whole numbers, got 5"),
+        ((X, T, (2.5, 3)), {}, TypeError, r"size: expected a sequence of whole numbers, got \(2.5, 3\)"),
         ((X, T, (2, 3, 4)), {}, ValueError, r"size: expected \(h, w\) of at least 0, got \(2, 3, 4\)"),
         ((X, T, (-1, 3)), {}, ValueError, r"size: .* got \(-1, 3\)"),
         ((X, T), {"mode": "cubic"}, ValueError, "mode: expected one of 'bilinear', 'nearest', got 'cubic'"),
         ((X, T), {"mode": None}, ValueError, "mode: .* got None"),
+        ((X, T), {"align_corners": "False"}, TypeError, "align_corners: expected True or False, got 'False'"),
+        ((X, T), {"align_corners": 2}, TypeError, "align_corners: expected True or False, got 2"),
+        ((X.to_sparse(), T), {}, TypeError, "image: expected a dense tensor .*, got torch.sparse_coo"),
         ((X, T), {"padding_mode": "zero"}, ValueError, "padding_mode: expected one of .* got 'zero'"),
     ],
 )
@@ -40,7 +43,7 @@ def test_affine_sample(arguments, options, error, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"transform": "afine"}, "transform: expected a Transform or one of 'affine', 'dense', got 'afine'"),
+        ({"transform": "afine"}, "transform: expected a Transform object or one of 'affine', 'dense', got 'afine'"),
         ({"mode": "cubic"}, "mode: expected one of"),
         ({"padding_mode": "wrap"}, "padding_mode: expected one of"),
         ({"size": (3,)}, r"size: expected \(h, w\)"),
@@ -54,6 +57,46 @@ def test_spatial_transformer(options, message):
 def test_localisation_of_the_wrong_width():
     with pytest.raises(ValueError, match=r"localisation: expected \(N, 6\) or \(N, 2, 3\) out of it, got \(2, 60\)"):
         SpatialTransformer(torch.nn.Flatten())(X)
+
+
+@pytest.mark.parametrize(
+    ("output", "error", "message"),
+    [
+        (lambda x: torch.rand(2, 3, 2), ValueError, r"localisation: expected \(N, 6\) .* got \(2, 3, 2\)"),
+        (lambda x: (1, 2), TypeError, "localisation's output: expected a tensor, got tuple"),
+    ],
+)
+def test_localisation_of_the_wrong_shape(output, error, message):
+    with pytest.raises(error, match=message):
+        SpatialTransformer(output)(X)
+
+
+def test_a_flow_with_channels_first_is_not_reshaped():
+    with pytest.raises(ValueError, match=r"localisation: .* got \(2, 2, 4, 5\)"):
+        SpatialTransformer(lambda x: torch.rand(2, 2, 4, 5), "dense")(X)
+
+
+@pytest.mark.parametrize(
+    "wrap", [torch.nn.utils.parametrizations.weight_norm, torch.nn.utils.parametrizations.spectral_norm]
+)
+def test_a_layer_that_computes_its_weight_cannot_start_at_the_identity(wrap):
+    with pytest.raises(ValueError, match="whose weight is a plain parameter"):
+        start_at_identity(wrap(torch.nn.Linear(3, 6)))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Affine().grid(torch.rand(4, 6), (3, 3)), r"theta: expected shape \(N, 2, 3\) .* got \(4, 6\)"),
+        (lambda: Affine().points(torch.rand(1, 2, 3), torch.rand(4, 3)), r"xy: expected .* got \(4, 3\)"),
+        (lambda: Affine().points(torch.rand(1, 2, 3), [[1, 1]]), "xy: expected a tensor .* got list"),
+        (lambda: transform_sample("dence", X, T), "transform: expected a Transform object or one of .* got 'dence'"),
+        (lambda: transform_sample(Affine, X, T), "transform: expected a Transform object"),
+    ],
+)
+def test_transform_objects(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 @pytest.mark.parametrize(

@@ -198,3 +198,23 @@ def test_deterministic_mode_is_an_error_or_a_warning(kernel_path):
             affine_sample(image, theta).sum().backward()
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_torch_func_on_the_cpu_path(monkeypatch):
+    """grad, jacrev and vmap, first thing, with nothing cached from a plain call."""
+    from stn_triton.transforms import affine
+
+    monkeypatch.setattr(launch, "takes", lambda device: False)
+    affine._bases.cache_clear()
+    images, theta = torch.randn(3, 1, 2, 4, 4), torch.eye(2, 3)[None] * 0.9
+
+    def loss(theta, image):
+        return affine_sample(image, theta, (3, 3)).square().sum()
+
+    leaf = theta.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(leaf, images[0]), leaf)
+    affine._bases.cache_clear()
+    torch.testing.assert_close(torch.func.grad(loss)(theta, images[0]), expected)
+    torch.testing.assert_close(torch.func.jacrev(loss)(theta, images[0]), expected)
+    batched = torch.func.vmap(loss, in_dims=(None, 0))(theta, images)
+    torch.testing.assert_close(batched, torch.stack([loss(theta, image) for image in images]))

@@ -77,6 +77,13 @@ def test_points_follow_the_image():
     assert abs(((v + 1) * 16 - 1) / 2 - 5) <= 0.5
 
 
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_integer_points_are_not_truncated(name):
+    theta = TRANSFORMS[name].identity((8, 8))[None] * 0.5
+    corners = torch.tensor([[-1, -1], [1, 1]])
+    assert torch.equal(TRANSFORMS[name].points(theta, corners), TRANSFORMS[name].points(theta, corners.float()))
+
+
 def test_affine_points_of_a_batch_of_one():
     theta = torch.eye(2, 3)[None]
     xy = torch.rand(5, 7, 2)
@@ -84,7 +91,7 @@ def test_affine_points_of_a_batch_of_one():
 
 
 def test_dense_grid_has_one_size():
-    with pytest.raises(ValueError, match=r"size: expected theta's own \(3, 4\), got \(5, 6\)"):
+    with pytest.raises(ValueError, match=r"theta: expected shape \(N, h, w, 2\) = \(N, 5, 6, 2\), got \(1, 3, 4, 2\)"):
         Dense().grid(torch.zeros(1, 3, 4, 2), (5, 6))
 
 

@@ -12,4 +12,15 @@ TRANSFORMS: dict[str, Transform] = {
     )
 }
 
-__all__ = ["TRANSFORMS", "Affine", "Dense", "Transform"]
+
+def find_transform(transform: str | Transform) -> Transform:
+    """A transform by its name in `TRANSFORMS`; an object is returned as it is."""
+    if isinstance(transform, Transform):
+        return transform
+    if not isinstance(transform, str) or transform not in TRANSFORMS:
+        names = ", ".join(map(repr, TRANSFORMS))
+        raise ValueError(f"transform: expected a Transform object or one of {names}, got {transform!r}")
+    return TRANSFORMS[transform]
+
+
+__all__ = ["TRANSFORMS", "Affine", "Dense", "Transform", "find_transform"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..kernels.language import constexpr, jit, tl
 from ..torch_sampler import is_bounded
-from .base import Transform, target_axis, widened
+from .base import Transform, narrowed, normalised, target_axis, widened
 
 # --- device: theta folded into a map of pixels, coefficients of (x, y, 1) counted from the centres ------------
 
@@ -59,6 +59,9 @@ def affine_adjoint(d_theta, n, row, column, live, x, y, h, w, d_u, d_v, axis_x, 
     tl.store(block + 5, tl.sum(d_v) * half_y)
 
 
+#: h + w up to which an output's bases are kept, half a megabyte of them; beyond, sums are as good.
+LONGEST_BASES = 4096
+
 # --- host -------------------------------------------------------------------------------------------------
 
 
@@ -76,19 +79,20 @@ class Affine(Transform):
         return torch.eye(2, 3, dtype=dtype, device=device)
 
     def grid(self, theta, size, align_corners=False):
+        self.check_theta(theta, size)
         if theta.element_size() < 4:  # a half type: computed in float32, rounded once
             return self.grid(theta.float(), size, align_corners).to(theta.dtype)
         run = self.bounded_grid if is_bounded(theta) else _grid_by_sums
         return run(theta, size, align_corners)
 
     def bounded_grid(self, theta, size, align_corners=False):
-        run = _grid_by_products if _products_are_exact(theta.device) else _grid_by_sums
-        return run(theta, size, align_corners)
+        by_products = sum(size) <= LONGEST_BASES and _products_are_exact(theta.device)
+        return (_grid_by_products if by_products else _grid_by_sums)(theta, size, align_corners)
 
     def points(self, theta, xy, align_corners=False):
+        self.check_theta(theta, (1, 1))
         theta, wide_xy = widened(theta, xy)
-        x, y = wide_xy.unsqueeze(-3).unbind(-1)
-        return _map(theta[..., None], x, y).movedim(1, -1).to(xy.dtype)
+        return narrowed(_map(theta[..., None], *wide_xy.unbind(-1)), xy)
 
     def partials_shape(self, batch, size, tiles):
         return (batch, tiles, 6)
@@ -98,9 +102,8 @@ class Affine(Transform):
 
 
 def _map(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """(u, v) along axis 1, from rows (N, 2, 3, ...) by broadcasting."""
-    a, b, c = theta.unbind(2)
-    return a * x + (b * y + c)
+    """(u, v) along a new last axis, from rows (N, 2, 3, ...) by broadcasting."""
+    return torch.stack([a * x + (b * y + c) for a, b, c in (row.unbind(1) for row in theta.unbind(1))], -1)
 
 
 def _grid_by_sums(theta: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
@@ -108,7 +111,7 @@ def _grid_by_sums(theta: Tensor, size: tuple[int, int], align_corners: bool) -> 
     h, w = size
     x = target_axis(w, align_corners, theta)
     y = target_axis(h, align_corners, theta)[:, None]
-    return _map(theta[..., None, None], x, y).movedim(1, -1)
+    return _map(theta[..., None, None], x, y)
 
 
 def _products_are_exact(device: torch.device) -> bool:
@@ -136,9 +139,10 @@ def _bases(h: int, w: int, align_corners: bool, dtype: torch.dtype) -> tuple[np.
 
     Kept as numpy arrays, since a tensor made under inference mode could not be used outside it.
     """
-    x, y = (target_axis(n, align_corners, torch.empty(0, dtype=dtype, device="cpu")).numpy() for n in (w, h))
-    rows = np.zeros((2, 3, h, 2, 2), x.dtype)
-    columns = np.zeros((2, 2, w, 2), x.dtype)
+    number = np.float64 if dtype == torch.float64 else np.float32
+    x, y = (normalised(np.arange(n, dtype=number), n, align_corners) for n in (w, h))
+    rows = np.zeros((2, 3, h, 2, 2), number)
+    columns = np.zeros((2, 2, w, 2), number)
     for r in range(2):
         rows[r, 0, :, r, 0] = 1
         rows[r, 1, :, r, 1] = y

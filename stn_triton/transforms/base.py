@@ -76,8 +76,17 @@ class Transform(ABC):
             align_corners: what the normalised coordinates mean; matters to the dense transform only.
 
         Returns:
-            source points (u, v), normalised, (N, P, 2), in xy's dtype, differentiable in both arguments.
+            source points (u, v), normalised, (N, P, 2), of xy's dtype if that is a floating one, differentiable in
+            both arguments.
         """
+
+    def check_theta(self, theta: Tensor, size: tuple[int, int], batch: int | None = None) -> None:
+        """Raises ValueError unless theta has the shape for an output of size (h, w), for a batch if one is given."""
+        expected = self.parameter_shape(size)
+        if theta.dim() == 0 or theta.shape[1:] != expected:
+            shape = ("N" if batch is None else batch, *expected)
+            written = f"({', '.join(map(str, shape))})"
+            raise ValueError(f"theta: expected shape {self.layout} = {written}, got {tuple(theta.shape)}")
 
     @abstractmethod
     def partials_shape(self, batch: int, size: tuple[int, int], tiles: int) -> tuple[int, ...]:
@@ -91,13 +100,25 @@ class Transform(ABC):
         return f"{type(self).__name__}()"
 
 
+def narrowed(points: Tensor, xy: Tensor) -> Tensor:
+    """Computed points in the dtype of the ones given, unless that holds no fractions."""
+    return points.to(xy.dtype) if xy.is_floating_point() else points
+
+
 def widened(theta: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
     """Both in the wider of their dtypes, float32 at least: coordinates are never computed in less."""
+    if not isinstance(xy, Tensor) or xy.dim() not in (2, 3) or xy.shape[-1] != 2:
+        got = tuple(xy.shape) if isinstance(xy, Tensor) else type(xy).__name__
+        raise ValueError(f"xy: expected a tensor of shape (P, 2) or (N, P, 2), got {got}")
     compute = torch.promote_types(torch.promote_types(theta.dtype, xy.dtype), torch.float32)
     return theta.to(compute), xy.to(compute)
 
 
+def normalised(k: Any, n: int, align_corners: bool) -> Any:
+    """Normalised positions of pixels k, a torch or numpy array, of an axis of n."""
+    return (2 * k - (n - 1)) / max(n - 1 if align_corners else n, 1)
+
+
 def target_axis(n: int, align_corners: bool, like: Tensor) -> Tensor:
     """Normalised positions of n target pixels, (n,), of the dtype and device of ``like``."""
-    k = torch.arange(n, dtype=like.dtype, device=like.device)
-    return (2 * k - (n - 1)) / max(n - 1 if align_corners else n, 1)
+    return normalised(torch.arange(n, dtype=like.dtype, device=like.device), n, align_corners)

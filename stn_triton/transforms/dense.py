@@ -6,7 +6,7 @@ import torch
 
 from ..kernels.language import constexpr, jit, tl
 from ..torch_sampler import sample
-from .base import Transform, target_axis, widened
+from .base import Transform, narrowed, target_axis, widened
 
 # --- device -----------------------------------------------------------------------------------------------
 
@@ -59,16 +59,17 @@ class Dense(Transform):
         return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
 
     def grid(self, theta, size, align_corners=False):
-        if theta.shape[1:3] != tuple(size):
-            raise ValueError(f"size: expected theta's own {tuple(theta.shape[1:3])}, got {tuple(size)}")
+        self.check_theta(theta, size)
         return theta
 
     def points(self, theta, xy, align_corners=False):
         """Source points between the stored ones are interpolated; beyond the outermost they stay."""
-        theta, wide_xy = widened(theta, xy)
-        at = wide_xy.expand(theta.shape[0], *xy.shape[-2:]).unsqueeze(1)
-        points = sample(theta.movedim(-1, 1), at, "bilinear", "border", align_corners)
-        return points.squeeze(2).movedim(1, -1).to(xy.dtype)
+        self.check_theta(theta, (theta.shape[1], theta.shape[2]))
+        field, wide_xy = widened(theta, xy)
+        batch = max(theta.shape[0], xy.shape[0] if xy.dim() == 3 else 1)
+        field, at = field.expand(batch, -1, -1, -1), wide_xy.expand(batch, -1, -1)
+        points = sample(field.movedim(-1, 1), at.unsqueeze(1), "bilinear", "border", align_corners)
+        return narrowed(points.squeeze(2).movedim(1, -1), xy)
 
     def partials_shape(self, batch, size, tiles):
         return (batch, *size, 2)
