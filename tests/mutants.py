@@ -86,7 +86,7 @@ MUTANTS = {
         "kernels/warp.py", "live = (row < h) & (column < w)\n        _, _,", "live = (row < h + 1) & (column < w)\n        _, _,",
     ),
     "identity rounded": (
-        "transforms/affine.py", "u = tl.fma(a, x, tl.fma(b, y, c))", "u = tl.fma(a, x * 3, 0 * x) / 3 + tl.fma(b, y, c)",
+        "transforms/affine.py", "u = tl.fma(a, x, tl.fma(b, y, c))", "u = tl.fma(a, x * 0.1, 0 * x) * 10 + tl.fma(b, y, c)",
     ),
     "atomics lost: a plain store": (
         "kernels/samplers.py", """        tl.atomic_add(
