@@ -1,5 +1,6 @@
 """`grid_sample` and `affine_grid` are PyTorch's: signatures, its own samples of them, its errors."""
 
+import functools
 import inspect
 import os
 import subprocess
@@ -106,6 +107,15 @@ def test_global_settings_do_not_touch_coordinates(setting):
 
     In a process of its own: some settings cannot be taken back.
     """
+    dtype, sums = sums_under(setting)
+    plain_dtype, plain_sums = sums_under("")
+    assert dtype == plain_dtype == "torch.float32"
+    assert sums == pytest.approx(plain_sums, rel=1e-5)
+
+
+@functools.cache
+def sums_under(setting: str) -> tuple[str, list[float]]:
+    """The grid's dtype, and sums of a grid, its gradient and a warped image, computed after the setting."""
     code = f"""
 import torch, stn_triton
 theta = torch.arange(18.0).sin().view(3, 2, 3).requires_grad_()
@@ -116,18 +126,11 @@ grid.square().sum().backward()
 print(grid.dtype, repr(grid.detach().double().sum().item()), repr(theta.grad.double().sum().item()))
 print(stn_triton.affine_sample(image, theta).double().sum().item())
 """
-
-    def run(code):
-        environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-        assert result.returncode == 0, result.stderr
-        dtype, *sums = result.stdout.split()
-        return dtype, [float(number) for number in sums]
-
-    dtype, sums = run(code)
-    plain_dtype, plain_sums = run(code.replace(setting, ""))
-    assert dtype == plain_dtype == "torch.float32"
-    assert sums == pytest.approx(plain_sums, rel=1e-5)
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    dtype, *sums = result.stdout.split()
+    return dtype, [float(number) for number in sums]
 
 
 def test_affine_grid_of_infinities(path):
