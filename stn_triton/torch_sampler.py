@@ -1,7 +1,7 @@
 """torch's own sampler, made safe for any grid.
 
-On the CPU it answers non-finite grids with NaN or a crash (https://github.com/pytorch/pytorch/issues/24823), so it
-is only ever given bounded ones here.
+On the CPU it answers non-finite grids with NaN or a crash, so it is only ever given bounded
+ones here.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def affine_adjoint(d_theta, n, row, column, live, x, y, h, w, d_u, d_v, axis_x, 
     tl.store(block + 5, tl.sum(d_v) * half_y)
 
 
-#: h + w up to which an output's bases are kept, half a megabyte of them; beyond, sums are as good.
+#: h + w up to which an output's bases are kept, at most half a megabyte of them; sums serve beyond.
 LONGEST_BASES = 4096
 
 # --- host -------------------------------------------------------------------------------------------------
