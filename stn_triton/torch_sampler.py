@@ -12,6 +12,8 @@ from torch import Tensor
 # torch's own numbering
 MODES = {"bilinear": 0, "nearest": 1}
 PADDING_MODES = {"zeros": 0, "border": 1, "reflection": 2}
+#: Target pixels from which torch's sampler gives a thread as little as one sample (its grain, in torch 2.13).
+ONE_SAMPLE_PER_THREAD = 8192
 
 
 def bound(dtype: torch.dtype) -> float:
@@ -39,7 +41,14 @@ def sample(image: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corn
 
 def sample_bounded(image: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool) -> Tensor:
     """`sample` of a grid within its `bound`."""
-    return torch.grid_sampler(image, grid, MODES[mode], PADDING_MODES[padding_mode], align_corners)
+    options = MODES[mode], PADDING_MODES[padding_mode], align_corners
+    groups = _channel_groups(image, grid)
+    if groups == 1:
+        return torch.grid_sampler(image, grid, *options)
+    image = image.view(groups, -1, *image.shape[2:])
+    out = torch.grid_sampler(image, grid.expand(groups, -1, -1, -1), *options)
+    # Not a view to autograd, which would forbid some in-place operations on it.
+    return torch.ops.aten._unsafe_view(out, (1, -1, *out.shape[2:]))
 
 
 def is_bounded(values: Tensor) -> bool:
@@ -55,6 +64,20 @@ def is_bounded(values: Tensor) -> bool:
     low, high = torch.aminmax(values.detach())  # NaN if there is one
     far = bound(values.dtype)
     return float(low) > -far and float(high) < far
+
+
+def _channel_groups(image: Tensor, grid: Tensor) -> int:
+    """As how many samples the channels of a single image are given to torch's sampler, which gives a thread whole ones.
+
+    The largest divisor of the channels up to the number of threads. Each group computes the coordinates and, if asked
+    for, a gradient of the grid; one where there is nothing to share, or where a trace would keep the number.
+    """
+    if _values_are_hidden() or image.device.type != "cpu" or image.shape[0] != 1:
+        return 1
+    if grid.shape[1] * grid.shape[2] < ONE_SAMPLE_PER_THREAD:
+        return 1
+    channels = image.shape[1]
+    return max(n for n in range(1, torch.get_num_threads() + 1) if channels % n == 0)
 
 
 def _values_are_hidden() -> bool:

@@ -41,6 +41,12 @@ def kernel_path(monkeypatch) -> Path:
     return use_path("kernel", monkeypatch)
 
 
+@pytest.fixture
+def torch_path(monkeypatch) -> Path:
+    """The torch operations only."""
+    return use_path("torch", monkeypatch)
+
+
 @pytest.fixture(autouse=True)
 def _poisoned_empty(monkeypatch):
     """Fresh memory is NaN: an element that nobody wrote shows."""

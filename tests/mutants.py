@@ -118,6 +118,9 @@ MUTANTS = {
     "CPU path lets NaN through": (
         "eager.py", "bounded = is_bounded(theta)", "bounded = True",
     ),
+    "CPU path, channel groups that overlap": (
+        "torch_sampler.py", "image = image.view(groups, -1, *image.shape[2:])", "image = image[:, : image.shape[1] // groups].expand(groups, -1, -1, -1)",
+    ),
     "CPU path, a basis row off": (
         "transforms/affine.py", "rows[r, 2, :, r, 1] = 1", "rows[r, 2, :, r, 0] = 1",
     ),

@@ -200,11 +200,10 @@ def test_deterministic_mode_is_an_error_or_a_warning(kernel_path):
         torch.use_deterministic_algorithms(False)
 
 
-def test_torch_func_on_the_cpu_path(monkeypatch):
+def test_torch_func_on_the_cpu_path(torch_path):
     """grad, jacrev and vmap, first thing, with nothing cached from a plain call."""
     from stn_triton.transforms import affine
 
-    monkeypatch.setattr(launch, "takes", lambda device: False)
     affine._bases.cache_clear()
     images, theta = torch.randn(3, 1, 2, 4, 4), torch.eye(2, 3)[None] * 0.9
 

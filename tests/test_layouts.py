@@ -51,6 +51,30 @@ def test_any_strides(path, transform, layout):
         assert d_image.is_contiguous(memory_format=expected)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sharing_a_single_image_among_threads_does_not_show(torch_path, layout):
+    """Same values, strides and freedom to write in place as from one thread."""
+    image = LAYOUTS[layout](torch.randn(1, 4, 100, 90, dtype=torch.float64))
+    theta = 0.9 * torch.eye(2, 3, dtype=torch.float64)[None]
+    threads, results = torch.get_num_threads(), []
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            leaves = image.detach().requires_grad_(), theta.clone().requires_grad_()
+            out = affine_sample(*leaves)
+            d_image, d_theta = torch.autograd.grad(out.square().sum(), leaves, retain_graph=True)
+            with torch.no_grad():
+                written = affine_sample(image, theta)
+            written += torch.ones(1, requires_grad=True)
+            results.append((out.stride(), out.detach_(), written, d_image, d_theta))
+    finally:
+        torch.set_num_threads(threads)
+    one, two = results
+    assert one[0] == two[0]
+    assert all(map(torch.equal, one[1:4], two[1:4]))
+    torch.testing.assert_close(one[4], two[4])
+
+
 @pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 0, 4, 4), (2, 3, 1, 1), (2, 3, 1, 5)], ids=str)
 @pytest.mark.parametrize("size", [(0, 3), (3, 0), (1, 1), (4, 2)], ids=str)
 @pytest.mark.parametrize("transform", TRANSFORM_CASES)

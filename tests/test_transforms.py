@@ -39,6 +39,11 @@ def test_points_at_pixel_centres_are_the_grid(name, align_corners):
     torch.testing.assert_close(transform.points(theta, xy.expand(2, -1, 2), align_corners), grid)
 
 
+def test_points_of_an_empty_batch():
+    theta, xy = torch.zeros(0, 9, 9, 2), torch.zeros(0, 10_000, 2)
+    assert TRANSFORMS["dense"].points(theta, xy).shape == xy.shape
+
+
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_grid_and_points_are_differentiable(name):
     case, size, transform = TRANSFORM_CASES[name], (2, 3), TRANSFORMS[name]

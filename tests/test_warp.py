@@ -6,7 +6,7 @@ import torch
 from cases import DTYPES, TRANSFORM_CASES, dtype_id, parametrize_samplers, theta_dtype
 from tolerance import assert_as_good_as_pytorch, to_numpy
 
-from stn_triton import configs, launch
+from stn_triton import configs, launch, torch_sampler
 
 SHAPE, SIZE = (2, 3, 11, 9), (7, 13)
 
@@ -37,6 +37,17 @@ def test_large_variants(kernel_path, monkeypatch, transform, dtype, long_axis):
         monkeypatch.setattr(launch, "_accumulator", lambda *args: launch.tl.float64)
     for mode, padding_mode in (("bilinear", "zeros"), ("bilinear", "reflection"), ("nearest", "border")):
         check(kernel_path, transform, mode, padding_mode, False, dtype, SHAPE, SIZE)
+
+
+@parametrize_samplers
+def test_a_single_image_is_shared_among_threads(torch_path, monkeypatch, transform, mode, padding_mode, align_corners):
+    """torch's sampler gets the six channels as three samples: as many as divide evenly among four threads."""
+    batches, sampler = [], torch.grid_sampler
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(torch_sampler, "ONE_SAMPLE_PER_THREAD", SIZE[0] * SIZE[1])
+    monkeypatch.setattr(torch, "grid_sampler", lambda image, *args: batches.append(len(image)) or sampler(image, *args))
+    check(torch_path, transform, mode, padding_mode, align_corners, torch.float32, (1, 6, 11, 9), SIZE)
+    assert batches == [1, 3]  # PyTorch's own call, and ours
 
 
 def check(path, transform, mode, padding_mode, align_corners, dtype, shape, size):
