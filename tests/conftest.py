@@ -47,6 +47,14 @@ def torch_path(monkeypatch) -> Path:
     return use_path("torch", monkeypatch)
 
 
+@pytest.fixture
+def set_threads():
+    """`torch.set_num_threads`, undone after the test."""
+    threads = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def _poisoned_empty(monkeypatch):
     """Fresh memory is NaN: an element that nobody wrote shows."""

@@ -10,7 +10,6 @@ import torch
 
 import stn_triton
 from stn_triton import __main__ as command_line
-from stn_triton import launch
 from stn_triton.demo import data, distort, figure, models
 from stn_triton.demo.interval import wilson_interval
 
@@ -183,18 +182,9 @@ def test_the_transformer_starts_at_identity(transform):
     torch.testing.assert_close(edge, corners.expand(3, -1, -1))
 
 
-@pytest.fixture
-def one_thread():
-    """Tiny batches gain nothing from more, and lose much on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.usefixtures("one_thread")
-def test_a_run_from_the_command_line(mnist_folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(launch, "takes", lambda device: False)  # training in Triton's interpreter takes minutes
+@pytest.mark.usefixtures("torch_path")  # training in Triton's interpreter takes minutes
+def test_a_run_from_the_command_line(mnist_folder, tmp_path, capsys, set_threads):
+    set_threads(1)  # tiny batches gain nothing from more, and lose much on a busy machine
     out = tmp_path / "picture.png"
     arguments = ["--data", str(mnist_folder), "--out", str(out), "--epochs", "1", "--seeds", "2", "--device", "cpu"]
     assert command_line.main(["demo", *arguments]) == 0

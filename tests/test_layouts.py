@@ -52,23 +52,20 @@ def test_any_strides(path, transform, layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_sharing_a_single_image_among_threads_does_not_show(torch_path, layout):
+def test_sharing_a_single_image_among_threads_does_not_show(torch_path, set_threads, layout):
     """Same values, strides and freedom to write in place as from one thread."""
     image = LAYOUTS[layout](torch.randn(1, 4, 100, 90, dtype=torch.float64))
     theta = 0.9 * torch.eye(2, 3, dtype=torch.float64)[None]
-    threads, results = torch.get_num_threads(), []
-    try:
-        for n in (1, 2):
-            torch.set_num_threads(n)
-            leaves = image.detach().requires_grad_(), theta.clone().requires_grad_()
-            out = affine_sample(*leaves)
-            d_image, d_theta = torch.autograd.grad(out.square().sum(), leaves, retain_graph=True)
-            with torch.no_grad():
-                written = affine_sample(image, theta)
-            written += torch.ones(1, requires_grad=True)
-            results.append((out.stride(), out.detach_(), written, d_image, d_theta))
-    finally:
-        torch.set_num_threads(threads)
+    results = []
+    for n in (1, 2):
+        set_threads(n)
+        leaves = image.detach().requires_grad_(), theta.clone().requires_grad_()
+        out = affine_sample(*leaves)
+        d_image, d_theta = torch.autograd.grad(out.square().sum(), leaves, retain_graph=True)
+        with torch.no_grad():
+            written = affine_sample(image, theta)
+        written += torch.ones(1, requires_grad=True)
+        results.append((out.stride(), out.detach_(), written, d_image, d_theta))
     one, two = results
     assert one[0] == two[0]
     assert all(map(torch.equal, one[1:4], two[1:4]))
