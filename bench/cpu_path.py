@@ -3,7 +3,8 @@
     python bench/cpu_path.py
 
 Affine, forward and backward, medians of interleaved calls. `bound` is pair / ready: what the CPU path would
-reach if making the grid and its gradient cost nothing, since torch's sampler stays in it.
+reach if making the grid and its gradient cost nothing, since torch's sampler stays in it. A single image may pass it:
+its channels are shared among the threads, where torch's sampler takes one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""torch's own sampler, made safe for any grid.
+"""torch's own sampler, made safe for any grid, and a single image shared among the threads.
 
-On the CPU it answers non-finite grids with NaN or a crash, so it is only ever given bounded
-ones here.
+On the CPU it answers non-finite grids with NaN or a crash, so it is only ever given bounded ones here; and it gives
+a thread whole samples, so that it would leave one image to one thread.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ def is_bounded(values: Tensor) -> bool:
 
 
 def _channel_groups(image: Tensor, grid: Tensor) -> int:
-    """As how many samples the channels of a single image are given to torch's sampler, which gives a thread whole ones.
+    """Into how many samples the channels of an image are divided for torch's sampler; 1 leaves it as it is.
 
-    The largest divisor of the channels up to the number of threads. Each group computes the coordinates and, if asked
-    for, a gradient of the grid; one where there is nothing to share, or where a trace would keep the number.
+    For a single image of some size it is the largest divisor of the channels up to the number of threads. Each group
+    makes its own coordinates and, if asked for, its own gradient of the grid. A trace would keep the number: 1.
     """
     if _values_are_hidden() or image.device.type != "cpu" or image.shape[0] != 1:
         return 1
