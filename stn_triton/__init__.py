@@ -1,7 +1,7 @@
 """Fused Triton kernels for Spatial Transformer Networks: theta and an image in, the warped feature map out."""
 
 from . import reference
-from .functional import affine_grid, affine_sample, grid_sample, transform_sample
+from .functional import affine_grid, affine_sample, grid_sample, transform_sample, warmup
 from .modules import (
     ConvolutionalLocalisation,
     FullyConnectedLocalisation,
@@ -26,4 +26,5 @@ __all__ = [
     "reference",
     "start_at_identity",
     "transform_sample",
+    "warmup",
 ]

@@ -1,22 +1,121 @@
-"""Launch shapes of the kernels: pinned data, no tuning at run time."""
+"""Launch shapes of the kernels: pinned data, chosen by what a warp is and never tuned at run time.
+
+Where they come from: the instruction counts of ``python -m bench.codegen`` (triton 3.7.1, sm_90) and the arithmetic
+in the comments. None of them has been timed on a GPU yet.
+"""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 
 class LaunchConfig(NamedTuple):
-    """One lane per pixel of a tile: on a GPU tile_h * tile_w = 32 * num_warps."""
+    """How a kernel's work is cut: tile_h * tile_w * lanes_c lanes, 32 a warp on CUDA and 64 on AMD."""
 
     tile_h: int
     tile_w: int
-    row_groups: int  #: tiles below each other that one program of the forward kernel walks through
-    num_warps: int
+    lanes_c: int = 1  #: lanes next to each other that share a pixel, each with 128 bits of its channels
+    channels: int = 1  #: written out one after the other
+    loop: bool = True  #: over any number of times as many channels; False: there are no more
+    unroll: int = 1  #: tiles in a row without a loop's counting
+    max_steps: int = 8  #: times `unroll` tiles, that one program walks down at most
 
 
-# A warp spans 32 pixels of a row, so that its loads and stores are neighbours; four warps hide latency and
-# waste little of a 28 x 28 output. Not yet measured on a GPU.
-GPU = LaunchConfig(tile_h=4, tile_w=32, row_groups=4, num_warps=4)
-
+# All have 128 lanes: few enough for a 28 x 28 output, and 16 such programs fill a multiprocessor at up to 32 registers.
+#
+# Where the pixels of a row are neighbours, a warp spans 32 of them: a store is one 128-byte line, a gather near the
+# identity one or two; four rows share most lines they gather. Two tiles a step keep 8 gathers of a lane in flight.
+ONE_CHANNEL = LaunchConfig(4, 32, channels=1, loop=False, unroll=2)  # 44 instructions a pixel; 49 a tile at a time
+THREE_CHANNELS = LaunchConfig(4, 32, channels=3, loop=False, unroll=2)  # bases of planes stay in registers: 40 of them
+# Eight channels written out: 15.4 instructions a channel and 41 a pixel, masked 19.5 and 59; a plain loop, which the
+# compiler writes out four times itself, 15.0 and 53, 19.8 and 74. In the backward kernel the plain loop is as good.
+EIGHT_CHANNELS = LaunchConfig(4, 32, channels=8)
+ANY_CHANNELS = LaunchConfig(4, 32)
+# At most 16 columns would leave half of a 4 x 32 tile idle; eight pixels still are a 32-byte sector.
+NARROW = (16, 8)
+# Where the channels of a pixel are neighbours, 16, 4 or 1 lanes share a pixel: 256, 64 or 16 bytes of it at a time.
+# Fewer pixels to a tile, so more steps; eight wide, so that rows share what they gather.
+CHANNELS_LAST = {
+    16: LaunchConfig(1, 8, lanes_c=16, max_steps=32),
+    4: LaunchConfig(4, 8, lanes_c=4, max_steps=16),
+    1: LaunchConfig(4, 32, lanes_c=1),
+}
 # The interpreter pays per program, not per pixel.
-INTERPRETER = LaunchConfig(tile_h=32, tile_w=64, row_groups=1, num_warps=1)
+INTERPRETER = (32, 64)
+
+# Programs that fill an H200 once: 132 multiprocessors of 16. Rather than launch fewer, programs walk down fewer tiles,
+# then take fewer channels (not below CHANNELS_AT_LEAST): coordinates computed again cost less than a GPU half idle.
+ENOUGH_PROGRAMS = 132 * 16
+CHANNELS_AT_LEAST = 8
+
+
+@lru_cache(maxsize=1024)
+def choose_config(forward: bool, channels: int, width: int, unit: bool, vector: int) -> LaunchConfig:
+    """The launch shape of a kernel.
+
+    Args:
+        forward: or backward.
+        channels: C.
+        width: of the output, w.
+        unit: whether the pixels of a row lie next to each other.
+        vector: channels of a pixel that 128 bits hold; 1 where they do not lie next to each other.
+    """
+    if vector > 1:
+        return CHANNELS_LAST[next(lanes for lanes in CHANNELS_LAST if channels % (lanes * vector) == 0)]
+    if channels in (1, 3):
+        config = ONE_CHANNEL if channels == 1 else THREE_CHANNELS
+        return config if unit else config._replace(unroll=1)  # another stride's addresses: two tiles spill on sm_120
+    config = EIGHT_CHANNELS if forward and unit and channels % 8 == 0 else ANY_CHANNELS
+    return config._replace(tile_h=NARROW[0], tile_w=NARROW[1]) if width <= 16 and unit else config
+
+
+class Blocks(NamedTuple):
+    """How a launch is cut into programs; a divisor is what `divisor` gives."""
+
+    channels: int  #: of a program
+    steps: int  #: of a program
+    column_blocks: tuple[int, int, int]
+    row_blocks: tuple[int, int, int]
+    channel_blocks: tuple[int, int, int]
+
+    @property
+    def per_sample(self) -> int:
+        """Programs that share a sample."""
+        return self.tiles * self.channel_blocks[0]
+
+    @property
+    def tiles(self) -> int:
+        """Programs that share a sample's block of channels."""
+        return self.column_blocks[0] * self.row_blocks[0]
+
+
+@lru_cache(maxsize=1024)
+def cut(config: LaunchConfig, batch: int, channels: int, size: tuple[int, int], vector: int) -> Blocks:
+    """As few programs as fill the GPU, each as large as that leaves them."""
+    tile = config.tile_h * config.unroll
+    columns = blocks_of(size[1], config.tile_w)
+    steps = min(config.max_steps, blocks_of(size[0], tile))
+    while steps > 1 and batch * columns * blocks_of(size[0], tile * steps) < ENOUGH_PROGRAMS:
+        steps = blocks_of(steps, 2)
+    rows = blocks_of(size[0], tile * steps)
+    share = channels
+    if config.loop:
+        unit = config.channels * config.lanes_c * vector
+        wanted = blocks_of(ENOUGH_PROGRAMS, max(1, batch) * columns * rows)
+        share = unit * max(blocks_of(min(channels, CHANNELS_AT_LEAST), unit), blocks_of(channels, unit * wanted))
+    return Blocks(share, steps, divisor(columns), divisor(rows), divisor(blocks_of(channels, share)))
+
+
+def blocks_of(total: int, block: int) -> int:
+    """How many blocks cover the total, at least one."""
+    return max(1, -(-total // block))
+
+
+def divisor(d: int) -> tuple[int, int, int]:
+    """(d, multiplier, shift) such that n // d = (n + (n * multiplier >> 32)) >> shift for 0 <= n < 2^31.
+
+    Granlund and Montgomery, Division by invariant integers using multiplication (1994).
+    """
+    shift = (d - 1).bit_length()
+    return d, (2**32 * (2**shift - d)) // d + 1, shift

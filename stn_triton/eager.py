@@ -41,7 +41,7 @@ def warp(spec: WarpSpec, image: Tensor, theta: Tensor) -> Tensor:
         finite = grid.isfinite().all(-1)
         grid = torch.where(finite[..., None], grid, 0).clamp(-far, far)
         out = torch.where(finite[:, None], sample_bounded(wide, grid, *options), 0)
-    layout = memory_format(image)
+    layout = memory_format(image.shape, image.stride())
     if out.dtype == image.dtype and layout is torch.contiguous_format:
         return out
     return out.to(image.dtype, memory_format=layout)

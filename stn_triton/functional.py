@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import time
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -81,6 +82,57 @@ def transform_sample(
     check_choice("mode", mode, MODES)
     check_choice("padding_mode", padding_mode, PADDING_MODES)
     return warp(WarpSpec(transform, mode, padding_mode, check_bool("align_corners", align_corners), hw), image, theta)
+
+
+def warmup(
+    shape: Sequence[int],
+    size: Sequence[int] | None = None,
+    *,
+    transform: str | Transform = "affine",
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool = False,
+    dtype: torch.dtype = torch.float32,
+    memory_format: torch.memory_format = torch.contiguous_format,
+    device: torch.device | str = "cuda",
+    image_gradient: bool = True,
+    theta_gradient: bool = True,
+) -> float:
+    """Compiles and loads the kernels of a warp before they are needed: seconds that a first call would take instead.
+
+    One call forward, and backward if a gradient is asked for, on zeros of that shape. What is compiled serves every
+    batch, height and width, and most numbers of channels: 1, 3, the multiples of 8 and all others have kernels of their
+    own, and so have outputs of at most 16 columns. Triton keeps compiled code on disk, where the next process finds it.
+
+    Args:
+        shape: (N, C, H, W) of the image.
+        size: (h, w) of the output; the image's own by default.
+        transform: its name or an object; theta is the identity, float32 (float64 for float64 images).
+        mode, padding_mode, align_corners: as in `affine_sample`.
+        dtype, memory_format, device: of the image.
+        image_gradient, theta_gradient: which gradients will be needed, together, of the one call backward.
+
+    Returns:
+        The seconds that it took, with the device waited for.
+    """
+    start = time.perf_counter()
+    transform = find_transform(transform)
+    image = torch.zeros(_whole_numbers(shape), dtype=dtype, device=device)
+    check_image("shape", image)
+    image = image.contiguous(memory_format=memory_format).requires_grad_(image_gradient)
+    hw = check_size(image.shape[2:] if size is None else size)
+    wide = torch.promote_types(dtype, torch.float32)
+    theta = transform.identity(hw, align_corners=bool(align_corners), dtype=wide, device=device)
+    theta = theta.repeat(image.shape[0], *[1] * theta.dim()).requires_grad_(theta_gradient)
+    with torch.enable_grad():
+        out = transform_sample(
+            transform, image, theta, hw, mode=mode, padding_mode=padding_mode, align_corners=align_corners
+        )
+        if out.requires_grad:
+            out.backward(torch.zeros_like(out))
+    if out.is_cuda:
+        torch.cuda.synchronize(out.device)
+    return time.perf_counter() - start
 
 
 def grid_sample(

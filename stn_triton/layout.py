@@ -1,4 +1,4 @@
-"""Memory layouts: which one an output takes, and how far it reaches."""
+"""Memory layouts: how a tensor lies in memory, and which layout an output takes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ import torch
 from torch import Tensor
 
 
-def memory_format(image: Tensor) -> torch.memory_format:
-    """channels_last where the channels of a pixel are neighbours in memory, slices included; else contiguous."""
-    _, channels, _, width = image.shape
-    _, stride_c, stride_h, stride_w = image.stride()
-    neighbours = stride_c == 1 and channels > 1 and (stride_w if width > 1 else stride_h) >= channels
-    return torch.channels_last if neighbours else torch.contiguous_format
+class TensorLayout(NamedTuple):
+    """A tensor but for its values: what a launch is planned from."""
 
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    aligned: bool  #: it begins at a multiple of 16 bytes
 
-def reach(tensor: Tensor, first_axis: int) -> int:
-    """The largest offset, in elements, between two elements that differ only in the axes from the first on."""
-    axes = zip(tensor.shape[first_axis:], tensor.stride()[first_axis:], strict=True)
-    return sum((n - 1) * stride for n, stride in axes)
+    @classmethod
+    def of(cls, tensor: Tensor) -> TensorLayout:
+        """The layout of a tensor."""
+        return cls(tensor.shape, tensor.stride(), tensor.dtype, tensor.data_ptr() % 16 == 0)
+
+    @property
+    def reach(self) -> int:
+        """The largest offset, in elements, between two elements of the same sample."""
+        return sum((n - 1) * stride for n, stride in zip(self.shape[1:], self.stride[1:], strict=True))
 
 
 class ImageLike(NamedTuple):
@@ -33,9 +38,22 @@ class ImageLike(NamedTuple):
     @classmethod
     def of(cls, image: Tensor) -> ImageLike:
         """The description of an image (N, C, H, W)."""
-        return cls(image.shape, image.dtype, image.device, memory_format(image))
+        return cls(image.shape, image.dtype, image.device, memory_format(image.shape, image.stride()))
 
     def empty(self, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
         """A fresh image of that (h, w) and dtype, in the same layout."""
         shape = (*self.shape[:2], *size)
         return torch.empty(shape, dtype=dtype, device=self.device, memory_format=self.memory_format)
+
+
+def memory_format(shape: torch.Size, stride: tuple[int, ...]) -> torch.memory_format:
+    """channels_last where the channels of a pixel are neighbours in memory, slices included; else contiguous."""
+    _, channels, _, width = shape
+    _, stride_c, stride_h, stride_w = stride
+    neighbours = stride_c == 1 and channels > 1 and (stride_w if width > 1 else stride_h) >= channels
+    return torch.channels_last if neighbours else torch.contiguous_format
+
+
+def strides_of(shape: tuple[int, ...], memory_format: torch.memory_format) -> tuple[int, ...]:
+    """The strides of a fresh tensor."""
+    return torch.empty(shape, device="meta", memory_format=memory_format).stride()

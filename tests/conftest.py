@@ -9,7 +9,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when stn_triton is imported
 
-from stn_triton import launch
+from stn_triton import launch, plan
 from stn_triton.kernels.language import TRITON_MISSING
 
 torch.manual_seed(0)
@@ -53,6 +53,14 @@ def set_threads():
     threads = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _planned_afresh():
+    """A test that changes how launches are planned leaves no plan to the next."""
+    yield
+    plan.plan_forward.cache_clear()
+    plan.plan_backward.cache_clear()
 
 
 @pytest.fixture(autouse=True)

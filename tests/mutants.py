@@ -16,12 +16,15 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TESTS = ["test_warp.py", "test_identity.py", "test_special_points.py", "test_layouts.py", "test_gradients.py"]
+TESTS = [
+    "test_warp.py", "test_identity.py", "test_special_points.py", "test_launch_shapes.py", "test_layouts.py",
+    "test_gradients.py",
+]  # fmt: skip
 
 # what is broken: (file, line as it is, line as it becomes)
 MUTANTS = {
     "sign of a bilinear derivative": (
-        "kernels/samplers.py", "(offset, high * left, -high, -left,", "(offset, high * left, high, -left,",
+        "kernels/samplers.py", "(0, 0, high * left, -high, -left,", "(0, 0, high * left, high, -left,",
     ),
     "a corner dropped": (
         "kernels/samplers.py", "low * right, low, right, in_low & in_right)", "low * right, low, right, in_low & ~in_low)",
@@ -30,23 +33,24 @@ MUTANTS = {
         "kernels/samplers.py", "in_high & in_right),", "in_high & in_left),",
     ),
     "right bound one too wide": (
-        "kernels/samplers.py", "return (index >= 0) & (index < n)", "return (index >= 0) & (index <= n)",
+        "kernels/samplers.py", "return index.to(tl.uint32) < n.to(tl.uint32) if", "return index.to(tl.uint32) <= n.to(tl.uint32) if",
     ),
     "left bound missing": (
-        "kernels/samplers.py", "return (index >= 0) & (index < n)", "return index < n",
+        "kernels/samplers.py", "return index.to(tl.uint32) < n.to(tl.uint32) if", "return index < n if",
     ),
     "half a pixel": (
-        "kernels/warp.py", "x = column.to(ACC) - (w - 1).to(ACC) * 0.5", "x = column.to(ACC) - w.to(ACC) * 0.5",
+        "kernels/warp.py", """            u, v, _, _, seen, _ = locate(
+                state, row, column, live, x, y if MASKED""", """            u, v, _, _, seen, _ = locate(
+                state, row, column, live, x + 0.5, y if MASKED""",
     ),
     "align_corners ignored in the scale": (
-        "kernels/warp.py", "half = (n - 1) * 0.5 if ALIGN_CORNERS else n * 0.5", "half = n * 0.5",
+        "kernels/coordinates.py", "half = (n - 1) * 0.5 if ALIGN_CORNERS else n * 0.5", "half = n * 0.5",
     ),
     "rows and columns of the image's strides swapped": (
-        "kernels/samplers.py", "(offset + stride_w, high * right,", "(offset + stride_h, high * right,",
+        "kernels/samplers.py", "return plane + down * stride_h + origin + right * stride_w", "return plane + down * stride_h + origin + right * stride_h",
     ),
     "channel stride taken for granted": (
-        "kernels/warp.py", "value = read(image + n * image_stride_n + c * image_stride_c.to(tl.int64), taps, ACC)",
-        "value = read(image + n * image_stride_n + c * (H * W).to(tl.int64), taps, ACC)",
+        "kernels/warp.py", "value = read(image + c * image_c, origin,", "value = read(image + c * H * W, origin,",
     ),
     "floor that rounds": (
         "kernels/coordinates.py", "above = rounded > t", "above = rounded > t + 1",
@@ -68,43 +72,48 @@ MUTANTS = {
         "return u, v, live",
     ),
     "gradient at unknown coordinates": (
-        "kernels/warp.py", "slope_u, slope_v, seen, seen & known_u & known_v", "slope_u, slope_v, seen, seen",
+        "kernels/warp.py", "return u, v, slope_u, slope_v, seen, seen & known_u & known_v", "return u, v, slope_u, slope_v, seen, seen",
     ),
     "theta gradient transposed": (
-        "transforms/affine.py", "tl.store(block + 1, tl.sum(d_u * y)", "tl.store(block + 3, tl.sum(d_u * y)",
+        "transforms/affine.py", "tl.store(block + 1, tl.sum(sum_uy)", "tl.store(block + 3, tl.sum(sum_uy)",
     ),
     "one place of d_theta for all programs": (
         "transforms/affine.py", "block = d_theta + tl.program_id(0).to(tl.int64) * 6", "block = d_theta",
     ),
     "padding slope forgotten": (
-        "kernels/warp.py", "d_u * slope_u, d_v * slope_v", "d_u, d_v",
+        "kernels/warp.py", "tl.where(live, d_u * slope_u, 0.0), tl.where(live, d_v * slope_v, 0.0)", "tl.where(live, d_u, 0.0), tl.where(live, d_v, 0.0)",
     ),
-    "row groups not stepped": (
-        "kernels/warp.py", "row += TILE_H", "row += 0",
+    "tiles not stepped": (
+        "kernels/warp.py", "target += TILE_H * out_h", "target += 0",
     ),
     "ragged edge not masked": (
-        "kernels/warp.py", "live = (row < h) & (column < w)\n        _, _,", "live = (row < h + 1) & (column < w)\n        _, _,",
+        "kernels/warp.py", "live = live_x & (y <= last_y)\n            u, v, _, _, seen", "live = live_x & (y <= last_y + 1)\n            u, v, _, _, seen",
     ),
     "identity rounded": (
         "transforms/affine.py", "u = tl.fma(a, x, tl.fma(b, y, c))", "u = tl.fma(a, x * 0.1, 0 * x) * 10 + tl.fma(b, y, c)",
     ),
     "atomics lost: a plain store": (
         "kernels/samplers.py", """        tl.atomic_add(
-            d_plane + offset,
+            pointer(d_plane, origin, taps[k], stride_h, stride_w),
             (weight * d_value).to(d_plane.dtype.element_ty),
             mask=inside,
             sem="relaxed",  # the default orders memory: a fence per atomic
         )
-""", "        tl.store(d_plane + offset, (weight * d_value).to(d_plane.dtype.element_ty), mask=inside)\n",
+""", """        tl.store(
+            pointer(d_plane, origin, taps[k], stride_h, stride_w),
+            (weight * d_value).to(d_plane.dtype.element_ty),
+            mask=inside,
+        )
+""",
     ),
     "64-bit offsets never taken": (
-        "launch.py", "return tl.int64 if far >= 2**31 else tl.int32", "return tl.int32",
+        "plan.py", "return tl.int64 if max(tensor.reach for tensor in tensors) >= 2**31 else tl.int32", "return tl.int32",
     ),
     "the gradient's plane forgotten in its offsets": (
-        "launch.py", "_index(theta, image, d_out, d_image)", "_index(theta, image, d_out)",
+        "plan.py", "_index(theta, read, d_out, added)", "_index(theta, read, d_out)",
     ),
     "one theta read for the whole batch": (
-        "launch.py", "(0 if theta.shape[0] == 1 else strides[0], *strides[1:], 0)", "(0, *strides[1:], 0)",
+        "plan.py", "(0 if theta.shape[0] == 1 else theta.stride[0], *theta.stride[1:], 0)", "(0, *theta.stride[1:], 0)",
     ),
     "channels_last lost": (
         "layout.py", "return torch.channels_last if neighbours else torch.contiguous_format", "return torch.contiguous_format",
@@ -114,6 +123,24 @@ MUTANTS = {
     ),
     "broadcast theta not summed": (
         "launch.py", "d_theta = d_theta.sum(0, keepdim=True)", "d_theta = d_theta[:1]",
+    ),
+    "corner test a pixel too wide": (
+        "kernels/warp.py", "largest(u00, u01, u10, u11) < (W - 1).to(ACC)", "largest(u00, u01, u10, u11) < W.to(ACC)",
+    ),
+    "corner test of one axis only": (
+        "kernels/warp.py", "return inside_x & (smallest(v00", "return (smallest(v00",
+    ),
+    "a corner forgotten": (
+        "kernels/warp.py", "largest(v00, v01, v10, v11)", "largest(v00, v01, v10, v10)",
+    ),
+    "a divisor's multiplier rounded down": (
+        "configs.py", "// d + 1, shift", "// d, shift",
+    ),
+    "one place of a dense gradient for all blocks of channels": (
+        "kernels/warp.py", "sample = n.to(tl.int64) * channel_blocks + channel_block", "sample = n.to(tl.int64)",
+    ),
+    "products of the last channel only": (
+        "kernels/samplers.py", "ACC, MASKED), products[k]),)", "ACC, MASKED), products[k] * 0),)",
     ),
     "CPU path lets NaN through": (
         "eager.py", "bounded = is_bounded(theta)", "bounded = True",

@@ -7,7 +7,8 @@ import pytest
 import torch
 from cases import PADDING_MODES, TRANSFORM_CASES
 
-from stn_triton import affine_sample, configs, grid_sample, launch
+from stn_triton import affine_sample, grid_sample, launch, plan
+from stn_triton.configs import LaunchConfig
 
 
 @pytest.mark.parametrize("transform", TRANSFORM_CASES)
@@ -33,10 +34,10 @@ def test_only_the_gradients_asked_for(path, monkeypatch, needs, mode):
     launched = []
     real = launch._launch
 
-    def spy(kernel, programs, *args):
+    def spy(kernel, programs, *args, options):
         if kernel is launch.warp_backward:
             launched.append(dict(zip(kernel.arg_names, args, strict=True)))
-        real(kernel, programs, *args)
+        real(kernel, programs, *args, options=options)
 
     monkeypatch.setattr(launch, "_launch", spy)
 
@@ -95,8 +96,8 @@ def test_broadcast_theta_sums_its_gradient(path):
 
 def test_theta_gradient_is_bit_reproducible(kernel_path, monkeypatch):
     """Under any order of programs (20 shuffles; on a GPU 20 runs)."""
-    monkeypatch.setattr(launch, "CONFIG", configs.LaunchConfig(4, 8, 1, 1))  # six programs
-    if launch.INTERPRETED:
+    monkeypatch.setattr(plan, "_config", lambda *args: LaunchConfig(4, 8, max_steps=1))  # six programs
+    if plan.INTERPRETED:
         shuffle_programs(monkeypatch)
     device, size = kernel_path.device, (12, 13)
     image = torch.randn(1, 2, 9, 11, device=device)
@@ -132,7 +133,7 @@ def shuffle_programs(monkeypatch):
 
 def test_shuffling_shuffles(kernel_path, monkeypatch):
     """The instrument itself: a kernel that depends on the order of programs shows it."""
-    if not launch.INTERPRETED:
+    if not plan.INTERPRETED:
         pytest.skip("a GPU orders programs itself")
     from order_kernel import last_program
 

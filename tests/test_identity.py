@@ -4,7 +4,8 @@ import pytest
 import torch
 from cases import MODES, PADDING_MODES
 
-from stn_triton import TRANSFORMS, affine_sample, configs, launch, reference
+from stn_triton import TRANSFORMS, affine_sample, plan, reference
+from stn_triton.configs import LaunchConfig
 
 SIZES = [(1, 1), (1, 6), (5, 1), (7, 7), (8, 8), (5, 8), (31, 47)]
 
@@ -24,7 +25,7 @@ def test_bit_exact(kernel_path, mode, padding_mode, align_corners):
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_every_width(kernel_path, monkeypatch, align_corners):
     """All widths up to a tile, and beyond float32's easy divisors, as one row each."""
-    monkeypatch.setattr(launch, "CONFIG", configs.LaunchConfig(1, 16384, 1, 4))
+    monkeypatch.setattr(plan, "_config", lambda *args: LaunchConfig(1, 16384, loop=False))
     theta = torch.eye(2, 3, device=kernel_path.device)[None]
     for width in [*range(1, 30), 41, 47, 55, 61, 83, 97, 107, 4095, 8191, 16383]:
         image = torch.randn(1, 1, 1, width, device=kernel_path.device)

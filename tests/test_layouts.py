@@ -6,8 +6,8 @@ import torch
 from cases import TRANSFORM_CASES
 from tolerance import to_numpy
 
-from stn_triton import TRANSFORMS, affine_sample, grid_sample, launch
-from stn_triton.layout import ImageLike
+from stn_triton import TRANSFORMS, affine_sample, grid_sample, launch, plan
+from stn_triton.layout import ImageLike, TensorLayout
 from stn_triton.spec import WarpSpec
 
 LAYOUTS = {
@@ -118,19 +118,20 @@ def test_more_than_2_to_31_elements(path, spread):
 
 def test_large_planes_take_64_bit_offsets():
     """The rule that chooses the variant, at its edges."""
-    theta = torch.zeros(1, 2, 3)
 
     def index(shape, strides):
-        return launch._index(
-            theta, torch.zeros(1, 1, 2, 2), lazy(2**33, torch.int8, theta.device).as_strided(shape, strides)
+        theta, far = ((1, 2, 3), (6, 3, 1)), (shape, strides)
+        first, second = (
+            plan._index(*(TensorLayout(*t, torch.int8, True) for t in ts)) for ts in ((theta, far), (far, theta))
         )
+        assert first == second
+        return first
 
-    assert index((1, 1, 2, 2), (0, 0, 2**30, 2**30 - 1)) == launch.tl.int32
-    assert index((1, 1, 2, 2), (0, 0, 2**30, 2**30)) == launch.tl.int64
-    assert index((2, 2, 2, 2), (2**31, 2**31, 1, 1)) == launch.tl.int32  # between planes it is always 64 bits
-    assert launch._index(
-        lazy(2**33, torch.int8, theta.device).as_strided((1, 2, 2, 2), (0, 2**31, 1, 1)), theta[None]
-    ) == (launch.tl.int64)
+    assert index((1, 1, 2, 2), (0, 0, 2**30, 2**30 - 1)) == plan.tl.int32
+    assert index((1, 1, 2, 2), (0, 0, 2**30, 2**30)) == plan.tl.int64
+    assert index((1, 2, 2, 2), (0, 2**31 - 4, 2, 1)) == plan.tl.int32
+    assert index((1, 2, 2, 2), (0, 2**31 - 3, 2, 1)) == plan.tl.int64  # a program walks from plane to plane
+    assert index((2, 1, 2, 2), (2**31, 1, 2, 1)) == plan.tl.int32  # between samples it is always 64 bits
 
 
 @pytest.mark.parametrize(("shape", "size", "exact"), [
@@ -139,7 +140,7 @@ def test_large_planes_take_64_bit_offsets():
 def test_long_axes_take_float64_coordinates(shape, size, exact):
     spec = WarpSpec(None, "bilinear", "zeros", False, size)
     like = ImageLike.of(torch.zeros(1).expand(shape))
-    assert launch._accumulator(spec, like) == (launch.tl.float64 if exact else launch.tl.float32)
+    assert plan._accumulator(spec, like) == (plan.tl.float64 if exact else plan.tl.float32)
 
 
 class Untouched:
@@ -155,20 +156,20 @@ class Untouched:
 def test_a_large_gradient_of_a_small_image_takes_64_bit_offsets(kernel_path, monkeypatch):
     """The image is expanded from a row, its gradient is a plane of 2^32 elements."""
     launched = []
-    monkeypatch.setattr(launch, "_launch", lambda kernel, programs, *args: launched.append(args))
+    monkeypatch.setattr(launch, "_launch", lambda kernel, programs, *args, options: launched.append(args))
     monkeypatch.setattr(
         ImageLike, "empty", lambda like, size, dtype: Untouched(lazy(2**32, dtype, like.device), like.shape)
     )
     image = torch.zeros(1, 1, 1, 65536).expand(1, 1, 65536, 65536)
     spec = WarpSpec(TRANSFORMS["affine"], "bilinear", "zeros", False, (2, 2))
     launch.backward(spec, torch.zeros(1, 1, 2, 2), image, ImageLike.of(image), torch.zeros(1, 2, 3), True, False)
-    assert launch.tl.int64 in launched[0]
+    assert plan.tl.int64 in launched[0]
 
 
 @pytest.mark.parametrize("shape", [(1_000_000, 1, 1, 1), (1000, 1000, 1, 1), (1, 1_000_000, 1, 1)], ids=str)
 def test_a_million_planes(path, shape):
     """N and N * C of 10^6, beyond the 65,535 of launch grid axes y and z."""
-    if launch.INTERPRETED and path.name == "kernel":
+    if plan.INTERPRETED and path.name == "kernel":
         pytest.skip("minutes in the interpreter; test_programs_lie_on_axis_x stands in")
     image = torch.randn(shape, device=path.device, requires_grad=True)
     theta = torch.eye(2, 3, device=path.device).repeat(shape[0], 1, 1).requires_grad_()
@@ -181,13 +182,13 @@ def test_a_million_planes(path, shape):
 @pytest.mark.parametrize("last", [65_535, 65_536, 999_999])
 def test_programs_lie_on_axis_x(kernel_path, monkeypatch, last):
     """A launch of a million programs, of which the interpreter runs one: it finds its own sample."""
-    if not launch.INTERPRETED:
+    if not plan.INTERPRETED:
         pytest.skip("test_a_million_planes runs them all")
     from triton.runtime import interpreter
 
     launched = []
 
-    def launch_one(kernel, programs, *args):
+    def launch_one(kernel, programs, *args, options):
         launched.append(programs)
         set_grid_idx = interpreter.interpreter_builder.set_grid_idx
         with pytest.MonkeyPatch.context() as patch:
@@ -206,4 +207,4 @@ def test_programs_lie_on_axis_x(kernel_path, monkeypatch, last):
 
 def test_too_many_programs_is_an_error(kernel_path):
     with pytest.raises(ValueError, match=r"size: expected at most 2147483647 tiles"):
-        launch._launch(None, 2**31, torch.zeros(1))
+        launch._launch(None, 2**31, torch.zeros(1), options={})

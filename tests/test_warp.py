@@ -6,7 +6,8 @@ import torch
 from cases import DTYPES, TRANSFORM_CASES, dtype_id, parametrize_samplers, theta_dtype
 from tolerance import assert_as_good_as_pytorch, to_numpy
 
-from stn_triton import configs, launch, torch_sampler
+from stn_triton import plan, torch_sampler
+from stn_triton.configs import LaunchConfig
 
 SHAPE, SIZE = (2, 3, 11, 9), (7, 13)
 
@@ -19,8 +20,8 @@ def test_forward_and_backward(path, transform, mode, padding_mode, align_corners
 
 @parametrize_samplers
 def test_many_tiles_per_sample(kernel_path, monkeypatch, transform, mode, padding_mode, align_corners):
-    """More than one tile in both axes and several row groups, the last ones ragged."""
-    monkeypatch.setattr(launch, "CONFIG", configs.LaunchConfig(4, 8, 2, 1))
+    """More than one tile in both axes and several on a program's way down, the last ones ragged."""
+    monkeypatch.setattr(plan, "_config", lambda *args: LaunchConfig(2, 8, loop=False, unroll=2, max_steps=2))
     check(kernel_path, transform, mode, padding_mode, align_corners, torch.float32, (2, 1, 6, 7), (9, 10))
 
 
@@ -32,9 +33,9 @@ def test_large_variants(kernel_path, monkeypatch, transform, dtype, long_axis):
 
     Not in bfloat16: Triton's interpreter, not its compiler, gives NaN for bfloat16 to float64.
     """
-    monkeypatch.setattr(launch, "_index", lambda *args: launch.tl.int64)
+    monkeypatch.setattr(plan, "_index", lambda *args: plan.tl.int64)
     if long_axis:
-        monkeypatch.setattr(launch, "_accumulator", lambda *args: launch.tl.float64)
+        monkeypatch.setattr(plan, "_accumulator", lambda *args: plan.tl.float64)
     for mode, padding_mode in (("bilinear", "zeros"), ("bilinear", "reflection"), ("nearest", "border")):
         check(kernel_path, transform, mode, padding_mode, False, dtype, SHAPE, SIZE)
 
@@ -50,11 +51,11 @@ def test_a_single_image_is_shared_among_threads(torch_path, monkeypatch, transfo
     assert batches == [1, 3]  # PyTorch's own call, and ours
 
 
-def check(path, transform, mode, padding_mode, align_corners, dtype, shape, size):
+def check(path, transform, mode, padding_mode, align_corners, dtype, shape, size, layout=torch.contiguous_format):
     case = TRANSFORM_CASES[transform]
     options = mode, padding_mode, align_corners
     rng = np.random.default_rng(0)
-    image = torch.tensor(rng.standard_normal(shape), dtype=dtype, device=path.device)
+    image = torch.tensor(rng.standard_normal(shape), dtype=dtype, device=path.device).to(memory_format=layout)
     theta = torch.tensor(case.theta(rng, shape[0], size), dtype=theta_dtype(dtype), device=path.device)
     d_out = torch.tensor(rng.standard_normal((*shape[:2], *size)), dtype=dtype, device=path.device)
 

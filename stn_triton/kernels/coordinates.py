@@ -1,4 +1,4 @@
-"""Pixel coordinates on the device: rounding, conversion to indices, and the padding rules.
+"""Pixel coordinates on the device: an axis, rounding, conversion to indices, and the padding rules.
 
 A padding rule maps a pixel coordinate t of an axis of n pixels to ``(t, slope, known)``: the coordinate to
 sample at, always finite, its derivative, and whether it is a number at all. Comparisons, not min and max,
@@ -8,6 +8,34 @@ decide, since only they treat NaN alike on every target.
 from __future__ import annotations
 
 from .language import constexpr, jit, tl
+
+
+@jit
+def axis_frame(n, ratio, pitch, inverse, ALIGN_CORNERS: constexpr, ACC: constexpr):
+    """One axis of the image in pixel space, as ACC scalars: (half, centre, ratio, pitch, n, inverse).
+
+    A source pixel is centre + half * u. The identity maps the target pixel at distance x from the centre to
+    centre + ratio * x. pitch is the distance of target pixels in normalised units; inverse the reciprocal of
+    the extent, n or n - 1. Divisions by a size are the host's: on the device they are not exactly rounded.
+    """
+    n = n.to(ACC)
+    half = (n - 1) * 0.5 if ALIGN_CORNERS else n * 0.5
+    centre = (n - 1) * 0.5
+    return half, centre, tl.full([], ratio, ACC), tl.full([], pitch, ACC), n, tl.full([], inverse, ACC)
+
+
+@jit
+def smallest(a, b, c, d):
+    """The least of four, NaN if one of them is."""
+    NAN: constexpr = tl.PropagateNan.ALL
+    return tl.minimum(tl.minimum(a, b, propagate_nan=NAN), tl.minimum(c, d, propagate_nan=NAN), propagate_nan=NAN)
+
+
+@jit
+def largest(a, b, c, d):
+    """The greatest of four, NaN if one of them is."""
+    NAN: constexpr = tl.PropagateNan.ALL
+    return tl.maximum(tl.maximum(a, b, propagate_nan=NAN), tl.maximum(c, d, propagate_nan=NAN), propagate_nan=NAN)
 
 
 @jit

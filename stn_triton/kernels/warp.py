@@ -3,70 +3,80 @@
 Both are put together at compile time from three families of device functions, passed as constexpr:
 
 - a transform (``stn_triton/transforms``): ``LOAD`` reads a sample's parameters, ``SOURCE`` maps target
-  pixels to source pixels, ``ADJOINT`` stores the gradient of the parameters;
+  pixels to source pixels, ``START``, ``ADJOINT`` and ``STORE`` make the gradient of the parameters;
 - a padding rule (`coordinates`): ``PAD``;
 - a sampler (`samplers`): ``TAPS``.
 
 Coordinates and sums are ``ACC``: float32, or float64 for float64 images and where float32 cannot number the
-pixels of an axis. Offsets inside a plane are ``INDEX``: int32, or int64 for large planes. One lane holds one
-pixel of a TILE_H x TILE_W tile: neighbouring lanes read neighbouring pixels, and nothing is exchanged between
-lanes in a channel loop.
+pixels of an axis. Offsets inside a sample are ``INDEX``: int32, or int64 for large ones.
+
+A tile of pixels and BLOCK_C channels is mapped to lanes in one of two ways. BLOCK_C = 1: a lane holds one pixel, and
+walks through the channels. VECTOR > 1, where the channels of a pixel are neighbours in memory: a lane holds VECTOR
+channels of a pixel, 128 bits, its neighbour the next ones. Either way coordinates are computed once per
+pixel for all channels, and in the loop over channels no lane needs another's values.
+
+Most tiles lie wholly inside the image. `lies_inside` proves it for a whole program, which then takes the loop without
+bounds checks (``not MASKED``).
 """
 
 from __future__ import annotations
 
+from .coordinates import axis_frame, largest, smallest
 from .language import constexpr, float64, int64, jit, tl
-from .samplers import read, scatter, slope
-
-
-@jit
-def axis_frame(n, ratio, pitch, inverse, ALIGN_CORNERS: constexpr, ACC: constexpr):
-    """One axis of the image in pixel space, as ACC scalars: (half, centre, ratio, pitch, n, inverse).
-
-    A source pixel is centre + half * u. The identity maps the target pixel at distance x from the centre to
-    centre + ratio * x. pitch is the distance of target pixels in normalised units; inverse the reciprocal of
-    the extent, n or n - 1. Divisions by a size are the host's: on the device they are not exactly rounded.
-    """
-    n = n.to(ACC)
-    half = (n - 1) * 0.5 if ALIGN_CORNERS else n * 0.5
-    centre = (n - 1) * 0.5
-    return half, centre, tl.full([], ratio, ACC), tl.full([], pitch, ACC), n, tl.full([], inverse, ACC)
-
-
-@jit
-def first_pixel(h, w, ROWS: constexpr, TILE_W: constexpr):
-    """This program's sample and the first target row and column of its ROWS x TILE_W pixels."""
-    tiles_w = tl.cdiv(w, TILE_W)
-    tiles = tl.cdiv(h, ROWS) * tiles_w
-    n = tl.program_id(0) // tiles
-    tile = tl.program_id(0) - n * tiles
-    return n.to(tl.int64), (tile // tiles_w) * ROWS, (tile % tiles_w) * TILE_W
+from .programs import own_block, pixels, plane_of, strides_of
+from .samplers import multiply, no_products, read, scatter, slope
 
 
 @jit
 def locate(
-    state, row, column, live, axis_x, axis_y, h, w,
-    SOURCE: constexpr, PAD: constexpr, ALIGN_CORNERS: constexpr, ACC: constexpr,
+    state, row, column, live, x, y, axes,
+    SOURCE: constexpr, PAD: constexpr, ALIGN_CORNERS: constexpr, MASKED: constexpr,
 ):  # fmt: skip
     """Target pixels to padded source pixels: the one coordinate function of forward and backward.
 
-    Returns the centred targets (x, y), the source pixels (u, v), the slopes of the padding rule, the lanes
-    that read anything, and the lanes whose gradient exists.
+    Returns the source pixels (u, v), the slopes of the padding rule, the lanes that read anything, and the lanes
+    whose gradient exists. Inside the image (``not MASKED``) every padding rule leaves a point where it is.
     """
-    x = column.to(ACC) - (w - 1).to(ACC) * 0.5
-    y = row.to(ACC) - (h - 1).to(ACC) * 0.5
-    u, v, seen = SOURCE(state, row, column, live, x, y, axis_x, axis_y)
-    _, _, _, _, width, inverse_x = axis_x
-    _, _, _, _, height, inverse_y = axis_y
-    u, slope_u, known_u = PAD(u, width, inverse_x, ALIGN_CORNERS)
-    v, slope_v, known_v = PAD(v, height, inverse_y, ALIGN_CORNERS)
-    return x, y, u, v, slope_u, slope_v, seen, seen & known_u & known_v
+    u, v, seen = SOURCE(state, row, column, live, x, y, axes)
+    if MASKED:
+        axis_x, axis_y = axes
+        _, _, _, _, width, inverse_x = axis_x
+        _, _, _, _, height, inverse_y = axis_y
+        u, slope_u, known_u = PAD(u, width, inverse_x, ALIGN_CORNERS)
+        v, slope_v, known_v = PAD(v, height, inverse_y, ALIGN_CORNERS)
+        return u, v, slope_u, slope_v, seen, seen & known_u & known_v
+    else:
+        return u, v, 1.0, 1.0, live, live
+
+
+@jit
+def lies_inside(state, row, column, rows, columns, sizes, axes, SOURCE: constexpr, ACC: constexpr):
+    """Whether every tap of a block of target pixels lies inside the image, judged by the block's four corners.
+
+    That is, 0 < u < W - 1 and 0 < v < H - 1 at all four. If u and v are monotone in x and in y as they are computed,
+    with every rounding, that holds for the pixels between them too; so the corners go through the function
+    that the pixels go through. A corner that is not a number is not inside.
+    """
+    h, w, H, W = sizes
+    half_w, half_h = (w - 1).to(ACC) * 0.5, (h - 1).to(ACC) * 0.5
+    last_row, last_column = tl.minimum(row + rows, h) - 1, tl.minimum(column + columns, w) - 1
+    x0, x1 = column.to(ACC) - half_w, last_column.to(ACC) - half_w
+    y0, y1 = row.to(ACC) - half_h, last_row.to(ACC) - half_h
+    u00, v00, _ = SOURCE(state, row, column, True, x0, y0, axes)
+    u01, v01, _ = SOURCE(state, row, last_column, True, x1, y0, axes)
+    u10, v10, _ = SOURCE(state, last_row, column, True, x0, y1, axes)
+    u11, v11, _ = SOURCE(state, last_row, last_column, True, x1, y1, axes)
+    inside_x = (smallest(u00, u01, u10, u11) > 0) & (largest(u00, u01, u10, u11) < (W - 1).to(ACC))
+    return inside_x & (smallest(v00, v01, v10, v11) > 0) & (largest(v00, v01, v10, v11) < (H - 1).to(ACC))
 
 
 # The arguments of both kernels that are values at run time: one compiled kernel serves all sizes and alignments.
 RUN_TIME = (
     "image", "theta", "out", "d_out", "d_image", "d_theta",
-    "C", "H", "W", "h", "w",
+    "C", "H", "W", "h", "w", "channels", "steps",
+    "column_blocks", "columns_multiplier", "columns_shift",
+    "row_blocks", "rows_multiplier", "rows_shift",
+    "channel_blocks", "channels_multiplier", "channels_shift",
     "image_stride_n", "image_stride_c", "image_stride_h", "image_stride_w",
     "theta_stride_n", "theta_stride_0", "theta_stride_1", "theta_stride_2",
     "out_stride_n", "out_stride_c", "out_stride_h", "out_stride_w",
@@ -75,92 +85,235 @@ RUN_TIME = (
 )  # fmt: skip
 
 
+@jit
+def forward_tiles(
+    image, image_strides, out, out_strides, state, row, column, channels, steps, sizes, axes,
+    SOURCE: constexpr, PAD: constexpr, TAPS: constexpr, ALIGN_CORNERS: constexpr, ACC: constexpr,
+    TILE_H: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr, LOOP: constexpr, UNROLL: constexpr, MASKED: constexpr,
+):  # fmt: skip
+    """`warp_forward` from the first tile, whose pixels are (row, column), to the last."""
+    image_c, image_h, image_w = image_strides
+    out_c, out_h, out_w = out_strides
+    h, w, H, W = sizes
+    channel = tl.arange(0, BLOCK_C)[None, :]
+    target = out + (row * out_h + column * out_w + channel * out_c)
+    last_x, last_y = (w - 1).to(ACC) * 0.5, (h - 1).to(ACC) * 0.5
+    x, y = column.to(ACC) - last_x, row.to(ACC) - last_y
+    live_x = x <= last_x
+    if not MASKED:
+        x = tl.minimum(x, last_x)  # a lane beyond the output reads what the last one in it reads
+    for _step in range(steps):
+        for _tile in tl.static_range(UNROLL):
+            live = live_x & (y <= last_y)
+            u, v, _, _, seen, _ = locate(
+                state, row, column, live, x, y if MASKED else tl.minimum(y, last_y), axes,
+                SOURCE, PAD, ALIGN_CORNERS, MASKED,
+            )  # fmt: skip
+            i, j, taps = TAPS(u, v, H, W, seen, MASKED)
+            origin = i * image_h + j * image_w + channel * image_c
+            if not LOOP:
+                for c in tl.static_range(CHANNELS):
+                    value = read(image + c * image_c, origin, taps, image_h, image_w, ACC, MASKED)
+                    tl.store(target + c * out_c, value.to(out.dtype.element_ty), mask=live)
+            else:
+                plane = target
+                for _block in range(0, channels, BLOCK_C * CHANNELS):
+                    for _channel in tl.static_range(CHANNELS):
+                        value = read(image, origin, taps, image_h, image_w, ACC, MASKED)
+                        tl.store(plane, value.to(out.dtype.element_ty), mask=live)
+                        origin += BLOCK_C * image_c
+                        plane += BLOCK_C * out_c
+            row += TILE_H
+            y += TILE_H
+            target += TILE_H * out_h
+
+
 @jit(do_not_specialize=RUN_TIME)
 def warp_forward(
     image, theta, out,
-    C, H, W, h, w,
+    C, H, W, h, w, channels, steps,
+    column_blocks, columns_multiplier: int64, columns_shift,
+    row_blocks, rows_multiplier: int64, rows_shift,
+    channel_blocks, channels_multiplier: int64, channels_shift,
     image_stride_n: int64, image_stride_c: int64, image_stride_h: int64, image_stride_w: int64,
     theta_stride_n: int64, theta_stride_0: int64, theta_stride_1: int64, theta_stride_2: int64,
     out_stride_n: int64, out_stride_c: int64, out_stride_h: int64, out_stride_w: int64,
     ratio_x: float64, pitch_x: float64, inverse_x: float64,
     ratio_y: float64, pitch_y: float64, inverse_y: float64,
-    LOAD: constexpr, SOURCE: constexpr, PAD: constexpr, TAPS: constexpr,
-    ALIGN_CORNERS: constexpr, ACC: constexpr, INDEX: constexpr,
-    TILE_H: constexpr, TILE_W: constexpr, ROW_GROUPS: constexpr,
+    LOAD: constexpr, SOURCE: constexpr, MONOTONE: constexpr, PAD: constexpr, TAPS: constexpr,
+    ALIGN_CORNERS: constexpr, ACC: constexpr, INDEX: constexpr, UNIT: constexpr, VECTOR: constexpr,
+    TILE_H: constexpr, TILE_W: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr, LOOP: constexpr, UNROLL: constexpr,
 ):  # fmt: skip
     """out[n, c, k, l] = sum over taps of image[n, c, i, j] k(u - j) k(v - i), (u, v) = T_theta(l, k), eq. 3.
 
-    One program owns ROW_GROUPS tiles of TILE_H x TILE_W pixels below each other, of all channels of one
-    sample. Launch grid: (N * ceil(h / (TILE_H * ROW_GROUPS)) * ceil(w / TILE_W),).
+    One program owns ``channels`` channels of one sample (not LOOP: CHANNELS, which are all of them) and
+    ``steps * UNROLL`` tiles of TILE_H x TILE_W target pixels below each other.
+    Launch grid: (N * channel_blocks * row_blocks * column_blocks,).
     """
-    axis_x = axis_frame(W, ratio_x, pitch_x, inverse_x, ALIGN_CORNERS, ACC)
-    axis_y = axis_frame(H, ratio_y, pitch_y, inverse_y, ALIGN_CORNERS, ACC)
-    n, row, column = first_pixel(h, w, TILE_H * ROW_GROUPS, TILE_W)
-    row = row + tl.arange(0, TILE_H)[:, None]
-    column = column + tl.arange(0, TILE_W)[None, :]
-    state = LOAD(theta + n * theta_stride_n, theta_stride_0, theta_stride_1, theta_stride_2, axis_x, axis_y, ACC, INDEX)
-    for _ in range(ROW_GROUPS):
-        live = (row < h) & (column < w)
-        _, _, u, v, _, _, seen, _ = locate(
-            state, row, column, live, axis_x, axis_y, h, w,
-            SOURCE, PAD, ALIGN_CORNERS, ACC,
+    n, channel_block, row_block, column_block = own_block(
+        (column_blocks, columns_multiplier, columns_shift), (row_blocks, rows_multiplier, rows_shift),
+        (channel_blocks, channels_multiplier, channels_shift), LOOP,
+    )  # fmt: skip
+    sizes = (h, w, H, W)
+    axes = (
+        axis_frame(W, ratio_x, pitch_x, inverse_x, ALIGN_CORNERS, ACC),
+        axis_frame(H, ratio_y, pitch_y, inverse_y, ALIGN_CORNERS, ACC),
+    )
+    state = LOAD(
+        theta + n.to(tl.int64) * theta_stride_n, theta_stride_0, theta_stride_1, theta_stride_2, axes, ACC, INDEX
+    )
+    image_strides = strides_of(image_stride_c, image_stride_h, image_stride_w, INDEX, UNIT, VECTOR)
+    out_strides = strides_of(out_stride_c, out_stride_h, out_stride_w, INDEX, UNIT, VECTOR)
+    first_channel = channel_block * channels
+    image = plane_of(image, n, image_stride_n, first_channel, image_stride_c, VECTOR)
+    out = plane_of(out, n, out_stride_n, first_channel, out_stride_c, VECTOR)
+    channels = tl.minimum(channels, C - first_channel)
+    rows = TILE_H * UNROLL * steps
+    first_row, first_column = row_block * rows, column_block * TILE_W
+    row, column = pixels(first_row, first_column, TILE_H, TILE_W)
+    inside = False
+    if MONOTONE:
+        inside = lies_inside(state, first_row, first_column, rows, TILE_W, sizes, axes, SOURCE, ACC)
+    if inside:
+        forward_tiles(
+            image, image_strides, out, out_strides, state, row, column, channels, steps, sizes, axes,
+            SOURCE, PAD, TAPS, ALIGN_CORNERS, ACC, TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL, MASKED=False,
         )  # fmt: skip
-        taps = TAPS(u, v, H, W, image_stride_h.to(INDEX), image_stride_w.to(INDEX), seen, INDEX)
-        target = row.to(INDEX) * out_stride_h.to(INDEX) + column.to(INDEX) * out_stride_w.to(INDEX)
-        for c in range(C):
-            value = read(image + n * image_stride_n + c * image_stride_c.to(tl.int64), taps, ACC)
-            plane = out + n * out_stride_n + c * out_stride_c.to(tl.int64)
-            tl.store(plane + target, value.to(out.dtype.element_ty), mask=live)
-        row += TILE_H
+    else:
+        forward_tiles(
+            image, image_strides, out, out_strides, state, row, column, channels, steps, sizes, axes,
+            SOURCE, PAD, TAPS, ALIGN_CORNERS, ACC, TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL, MASKED=True,
+        )  # fmt: skip
+
+
+@jit
+def backward_tiles(
+    d_out, d_out_strides, image, image_strides, d_image, d_image_strides, partial, d_theta,
+    state, sample, row, column, channels, steps, sizes, axes,
+    SOURCE: constexpr, ADJOINT: constexpr, PAD: constexpr, TAPS: constexpr, ALIGN_CORNERS: constexpr, ACC: constexpr,
+    NEEDS_IMAGE: constexpr, NEEDS_THETA: constexpr,
+    TILE_H: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr, LOOP: constexpr, UNROLL: constexpr, MASKED: constexpr,
+):  # fmt: skip
+    """`warp_backward` from the first tile, whose pixels are (row, column), to the last; returns what STORE takes."""
+    d_out_c, d_out_h, d_out_w = d_out_strides
+    image_c, image_h, image_w = image_strides
+    d_image_c, d_image_h, d_image_w = d_image_strides
+    h, w, H, W = sizes
+    channel = tl.arange(0, BLOCK_C)[None, :]
+    target = d_out + (row * d_out_h + column * d_out_w + channel * d_out_c)
+    last_x, last_y = (w - 1).to(ACC) * 0.5, (h - 1).to(ACC) * 0.5
+    x, y = column.to(ACC) - last_x, row.to(ACC) - last_y
+    live_x = x <= last_x
+    if not MASKED:
+        x = tl.minimum(x, last_x)  # a lane beyond the output reads what the last one in it reads
+    for _step in range(steps):
+        for _tile in tl.static_range(UNROLL):
+            live = live_x & (y <= last_y)
+            u, v, slope_u, slope_v, _, differentiable = locate(
+                state, row, column, live, x, y if MASKED else tl.minimum(y, last_y), axes,
+                SOURCE, PAD, ALIGN_CORNERS, MASKED,
+            )  # fmt: skip
+            i, j, taps = TAPS(u, v, H, W, differentiable, MASKED)
+            origin = i * image_h + j * image_w + channel * image_c
+            d_origin = i * d_image_h + j * d_image_w + channel * d_image_c
+            products = no_products(taps, BLOCK_C, ACC)
+            if not LOOP:
+                for c in tl.static_range(CHANNELS):
+                    d_value = tl.load(target + c * d_out_c, mask=differentiable, other=0.0).to(ACC)
+                    if NEEDS_IMAGE:
+                        scatter(d_image + c * d_image_c, d_origin, taps, d_image_h, d_image_w, d_value)
+                    if NEEDS_THETA:
+                        plane = image + c * image_c
+                        products = multiply(products, d_value, plane, origin, taps, image_h, image_w, ACC, MASKED)
+            else:
+                plane = target
+                for _block in range(0, channels, BLOCK_C * CHANNELS):
+                    for _channel in tl.static_range(CHANNELS):
+                        d_value = tl.load(plane, mask=differentiable, other=0.0).to(ACC)
+                        if NEEDS_IMAGE:
+                            scatter(d_image, d_origin, taps, d_image_h, d_image_w, d_value)
+                        if NEEDS_THETA:
+                            products = multiply(products, d_value, image, origin, taps, image_h, image_w, ACC, MASKED)
+                        plane += BLOCK_C * d_out_c
+                        origin += BLOCK_C * image_c
+                        d_origin += BLOCK_C * d_image_c
+            if NEEDS_THETA:
+                d_u, d_v = slope(products, taps)
+                d_u, d_v = tl.where(live, d_u * slope_u, 0.0), tl.where(live, d_v * slope_v, 0.0)
+                partial = ADJOINT(partial, d_theta, sample, row, column, live, y, sizes, d_u, d_v, axes)
+            row += TILE_H
+            y += TILE_H
+            target += TILE_H * d_out_h
+    return partial
 
 
 @jit(do_not_specialize=RUN_TIME)
 def warp_backward(
     d_out, image, theta, d_image, d_theta,
-    C, H, W, h, w,
+    C, H, W, h, w, channels, steps,
+    column_blocks, columns_multiplier: int64, columns_shift,
+    row_blocks, rows_multiplier: int64, rows_shift,
+    channel_blocks, channels_multiplier: int64, channels_shift,
     image_stride_n: int64, image_stride_c: int64, image_stride_h: int64, image_stride_w: int64,
     theta_stride_n: int64, theta_stride_0: int64, theta_stride_1: int64, theta_stride_2: int64,
     out_stride_n: int64, out_stride_c: int64, out_stride_h: int64, out_stride_w: int64,
     d_image_stride_n: int64, d_image_stride_c: int64, d_image_stride_h: int64, d_image_stride_w: int64,
     ratio_x: float64, pitch_x: float64, inverse_x: float64,
     ratio_y: float64, pitch_y: float64, inverse_y: float64,
-    LOAD: constexpr, SOURCE: constexpr, ADJOINT: constexpr, PAD: constexpr, TAPS: constexpr,
-    ALIGN_CORNERS: constexpr, ACC: constexpr, INDEX: constexpr,
-    NEEDS_IMAGE: constexpr, NEEDS_THETA: constexpr,
-    TILE_H: constexpr, TILE_W: constexpr,
+    LOAD: constexpr, SOURCE: constexpr, MONOTONE: constexpr, START: constexpr, ADJOINT: constexpr, STORE: constexpr,
+    PAD: constexpr, TAPS: constexpr, ALIGN_CORNERS: constexpr, ACC: constexpr, INDEX: constexpr,
+    UNIT: constexpr, VECTOR: constexpr, NEEDS_IMAGE: constexpr, NEEDS_THETA: constexpr,
+    TILE_H: constexpr, TILE_W: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr, LOOP: constexpr, UNROLL: constexpr,
 ):  # fmt: skip
     """Eqs. 6 and 7: adds d_out to the pixels it was read from, and stores this program's part of d_theta.
 
-    One program owns one tile of TILE_H x TILE_W target pixels, of all channels of one sample. The image
-    gradient is added to by atomics; the parameter gradient goes to a place of the program's own, which the
-    host sums, so that it is the same on every run. A gradient that is not needed costs nothing: its tensors
-    are neither read nor written. ``out_stride_*`` are d_out's.
-    Launch grid: (N * ceil(h / TILE_H) * ceil(w / TILE_W),).
+    One program owns ``channels`` channels of one sample (not LOOP: CHANNELS, which are all of them) and
+    ``steps * UNROLL`` tiles of TILE_H x TILE_W target pixels below each other. The image gradient is added to by
+    atomics; the parameter gradient goes to a place of the program's own, which the host sums, so that it is the same on
+    every run. A gradient that is not needed costs nothing: its tensors are neither read nor written. ``out_stride_*``
+    are d_out's. Launch grid: (N * channel_blocks * row_blocks * column_blocks,).
     """
-    axis_x = axis_frame(W, ratio_x, pitch_x, inverse_x, ALIGN_CORNERS, ACC)
-    axis_y = axis_frame(H, ratio_y, pitch_y, inverse_y, ALIGN_CORNERS, ACC)
-    n, row, column = first_pixel(h, w, TILE_H, TILE_W)
-    row = row + tl.arange(0, TILE_H)[:, None]
-    column = column + tl.arange(0, TILE_W)[None, :]
-    live = (row < h) & (column < w)
-    state = LOAD(theta + n * theta_stride_n, theta_stride_0, theta_stride_1, theta_stride_2, axis_x, axis_y, ACC, INDEX)
-    x, y, u, v, slope_u, slope_v, _, differentiable = locate(
-        state, row, column, live, axis_x, axis_y, h, w,
-        SOURCE, PAD, ALIGN_CORNERS, ACC,
+    n, channel_block, row_block, column_block = own_block(
+        (column_blocks, columns_multiplier, columns_shift), (row_blocks, rows_multiplier, rows_shift),
+        (channel_blocks, channels_multiplier, channels_shift), LOOP,
     )  # fmt: skip
-    taps = TAPS(u, v, H, W, image_stride_h.to(INDEX), image_stride_w.to(INDEX), differentiable, INDEX)
-    d_taps = TAPS(u, v, H, W, d_image_stride_h.to(INDEX), d_image_stride_w.to(INDEX), differentiable, INDEX)
-    target = row.to(INDEX) * out_stride_h.to(INDEX) + column.to(INDEX) * out_stride_w.to(INDEX)
-    d_u = tl.zeros([TILE_H, TILE_W], ACC)
-    d_v = tl.zeros([TILE_H, TILE_W], ACC)
-    for c in range(C):
-        plane = d_out + n * out_stride_n + c * out_stride_c.to(tl.int64)
-        d_value = tl.load(plane + target, mask=differentiable, other=0.0).to(ACC)
-        if NEEDS_IMAGE:
-            scatter(d_image + n * d_image_stride_n + c * d_image_stride_c.to(tl.int64), d_taps, d_value)
-        if NEEDS_THETA:
-            dx, dy = slope(image + n * image_stride_n + c * image_stride_c.to(tl.int64), taps, ACC)
-            d_u = tl.fma(d_value, dx, d_u)
-            d_v = tl.fma(d_value, dy, d_v)
+    sizes = (h, w, H, W)
+    axes = (
+        axis_frame(W, ratio_x, pitch_x, inverse_x, ALIGN_CORNERS, ACC),
+        axis_frame(H, ratio_y, pitch_y, inverse_y, ALIGN_CORNERS, ACC),
+    )
+    state = LOAD(
+        theta + n.to(tl.int64) * theta_stride_n, theta_stride_0, theta_stride_1, theta_stride_2, axes, ACC, INDEX
+    )
+    image_strides = strides_of(image_stride_c, image_stride_h, image_stride_w, INDEX, UNIT, VECTOR)
+    d_image_strides = strides_of(d_image_stride_c, d_image_stride_h, d_image_stride_w, INDEX, UNIT, VECTOR)
+    d_out_strides = strides_of(out_stride_c, out_stride_h, out_stride_w, INDEX, False, VECTOR)
+    first_channel = channel_block * channels
+    image = plane_of(image, n, image_stride_n, first_channel, image_stride_c, VECTOR)
+    d_image = plane_of(d_image, n, d_image_stride_n, first_channel, d_image_stride_c, VECTOR)
+    d_out = plane_of(d_out, n, out_stride_n, first_channel, out_stride_c, VECTOR)
+    channels = tl.minimum(channels, C - first_channel)
+    sample = n.to(tl.int64) * channel_blocks + channel_block
+    rows = TILE_H * UNROLL * steps
+    first_row, first_column = row_block * rows, column_block * TILE_W
+    row, column = pixels(first_row, first_column, TILE_H, TILE_W)
+    partial = START([TILE_H * TILE_W, 1], ACC)
+    inside = False
+    if MONOTONE:
+        inside = lies_inside(state, first_row, first_column, rows, TILE_W, sizes, axes, SOURCE, ACC)
+    if inside:
+        partial = backward_tiles(
+            d_out, d_out_strides, image, image_strides, d_image, d_image_strides, partial, d_theta,
+            state, sample, row, column, channels, steps, sizes, axes,
+            SOURCE, ADJOINT, PAD, TAPS, ALIGN_CORNERS, ACC, NEEDS_IMAGE, NEEDS_THETA,
+            TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL, MASKED=False,
+        )  # fmt: skip
+    else:
+        partial = backward_tiles(
+            d_out, d_out_strides, image, image_strides, d_image, d_image_strides, partial, d_theta,
+            state, sample, row, column, channels, steps, sizes, axes,
+            SOURCE, ADJOINT, PAD, TAPS, ALIGN_CORNERS, ACC, NEEDS_IMAGE, NEEDS_THETA,
+            TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL, MASKED=True,
+        )  # fmt: skip
     if NEEDS_THETA:
-        ADJOINT(d_theta, n, row, column, live, x, y, h, w, d_u * slope_u, d_v * slope_v, axis_x, axis_y)
+        STORE(partial, d_theta, column.to(ACC) - (w - 1).to(ACC) * 0.5, axes)

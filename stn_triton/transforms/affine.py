@@ -16,7 +16,7 @@ from .base import Transform, narrowed, normalised, target_axis, widened
 
 
 @jit
-def affine_load(theta, stride_0, stride_1, stride_2, axis_x, axis_y, ACC: constexpr, INDEX: constexpr):
+def affine_load(theta, stride_0, stride_1, stride_2, axes, ACC: constexpr, INDEX: constexpr):
     """The six coefficients of the map from centred target pixels to source pixels.
 
     The diagonal is theta times the ratio of sizes, exactly theta at equal sizes, so that the identity gives
@@ -28,6 +28,7 @@ def affine_load(theta, stride_0, stride_1, stride_2, axis_x, axis_y, ACC: conste
     d = tl.load(theta + stride_0).to(ACC)
     e = tl.load(theta + stride_0 + stride_1).to(ACC)
     f = tl.load(theta + stride_0 + 2 * stride_1).to(ACC)
+    axis_x, axis_y = axes
     half_x, centre_x, ratio_x, pitch_x, _, _ = axis_x
     half_y, centre_y, ratio_y, pitch_y, _, _ = axis_y
     return (
@@ -37,8 +38,11 @@ def affine_load(theta, stride_0, stride_1, stride_2, axis_x, axis_y, ACC: conste
 
 
 @jit
-def affine_source(state, row, column, live, x, y, axis_x, axis_y):
-    """u = a x + (b y + c), v = e y + (d x + f), in pixels; a point that is not finite reads nothing."""
+def affine_source(state, row, column, live, x, y, axes):
+    """u = a x + (b y + c), v = e y + (d x + f), in pixels; a point that is not finite reads nothing.
+
+    Monotone in x and in y: a fused product and sum rounds once, and rounding keeps order.
+    """
     a, b, c, d, e, f = state
     u = tl.fma(a, x, tl.fma(b, y, c))
     v = tl.fma(e, y, tl.fma(d, x, f))
@@ -46,17 +50,33 @@ def affine_source(state, row, column, live, x, y, axis_x, axis_y):
 
 
 @jit
-def affine_adjoint(d_theta, n, row, column, live, x, y, h, w, d_u, d_v, axis_x, axis_y):
+def affine_start(shape: constexpr, ACC: constexpr):
+    """Four sums per lane; x stays the same on a program's way down the rows, so it comes in at the end."""
+    zero = tl.zeros(shape, ACC)
+    return zero, zero, zero, zero
+
+
+@jit
+def affine_adjoint(partial, d_theta, sample, row, column, live, y, sizes, d_u, d_v, axes):
+    """Adds a tile's d_u, d_u y, d_v, d_v y."""
+    sum_u, sum_uy, sum_v, sum_vy = partial
+    return sum_u + d_u, tl.fma(d_u, y, sum_uy), sum_v + d_v, tl.fma(d_v, y, sum_vy)
+
+
+@jit
+def affine_store(partial, d_theta, x, axes):
     """d_theta = sum over pixels of (d_u, d_v)ᵀ (x, y, 1), a (2, 3) block per program."""
+    sum_u, sum_uy, sum_v, sum_vy = partial
+    axis_x, axis_y = axes
     half_x, _, ratio_x, pitch_x, _, _ = axis_x
     half_y, _, ratio_y, pitch_y, _, _ = axis_y
     block = d_theta + tl.program_id(0).to(tl.int64) * 6
-    tl.store(block, tl.sum(d_u * x) * ratio_x)
-    tl.store(block + 1, tl.sum(d_u * y) * (pitch_y * half_x))
-    tl.store(block + 2, tl.sum(d_u) * half_x)
-    tl.store(block + 3, tl.sum(d_v * x) * (pitch_x * half_y))
-    tl.store(block + 4, tl.sum(d_v * y) * ratio_y)
-    tl.store(block + 5, tl.sum(d_v) * half_y)
+    tl.store(block, tl.sum(sum_u * x) * ratio_x)
+    tl.store(block + 1, tl.sum(sum_uy) * (pitch_y * half_x))
+    tl.store(block + 2, tl.sum(sum_u) * half_x)
+    tl.store(block + 3, tl.sum(sum_v * x) * (pitch_x * half_y))
+    tl.store(block + 4, tl.sum(sum_vy) * ratio_y)
+    tl.store(block + 5, tl.sum(sum_v) * half_y)
 
 
 #: h + w up to which an output's bases are kept, at most half a megabyte of them; sums serve beyond.
@@ -70,7 +90,8 @@ class Affine(Transform):
 
     name = "affine"
     layout = "(N, 2, 3)"
-    load, source, adjoint = affine_load, affine_source, affine_adjoint
+    load, source, monotone = affine_load, affine_source, True
+    start, adjoint, store = affine_start, affine_adjoint, affine_store
 
     def parameter_shape(self, size):
         return (2, 3)
@@ -94,8 +115,8 @@ class Affine(Transform):
         theta, wide_xy = widened(theta, xy)
         return narrowed(_map(theta[..., None], *wide_xy.unbind(-1)), xy)
 
-    def partials_shape(self, batch, size, tiles):
-        return (batch, tiles, 6)
+    def partials_shape(self, batch, channel_blocks, tiles, size):
+        return (batch, channel_blocks * tiles, 6)
 
     def sum_partials(self, partials):
         return partials.sum(1).unflatten(1, (2, 3))

@@ -17,12 +17,15 @@ class Transform(ABC):
 
     The device functions, called per program and per tile of pixels (see `stn_triton.kernels.warp`):
 
-    - ``load(theta, stride_0, stride_1, stride_2, axis_x, axis_y, ACC, INDEX) -> state``: a sample's
-      parameters, read once per program;
-    - ``source(state, row, column, live, x, y, axis_x, axis_y) -> (u, v, seen)``: source pixels of the
-      target pixels at (x, y) from the centre, and which of the live ones read anything;
-    - ``adjoint(d_theta, n, row, column, live, x, y, h, w, d_u, d_v, axis_x, axis_y)``: stores this
-      program's part of the gradient at its own place in a buffer of shape `partials_shape`.
+    - ``load(theta, stride_0, stride_1, stride_2, axes, ACC, INDEX) -> state``: a sample's parameters, read once
+      per program; ``axes`` are the x and the y axis, as `kernels.coordinates.axis_frame` gives them;
+    - ``source(state, row, column, live, x, y, axes) -> (u, v, seen)``: source pixels of the target pixels at
+      (x, y) from the centre, and which of the live ones read anything. For tiles, and for single points;
+    - ``start(shape, ACC) -> partial``: where the sums of a program's gradient begin, for tiles of that shape;
+    - ``adjoint(partial, d_theta, sample, row, column, live, y, sizes, d_u, d_v, axes) -> partial``: adds a tile,
+      or stores it, if every pixel has parameters of its own. From tile to tile a lane's y changes, its x does not;
+    - ``store(partial, d_theta, x, axes)``: stores the sums at the program's own place in a buffer of shape
+      `partials_shape`.
     """
 
     name: ClassVar[str]
@@ -32,7 +35,11 @@ class Transform(ABC):
     padding_answers_nonfinite: ClassVar[bool] = False
     load: ClassVar[Any]
     source: ClassVar[Any]
+    #: u and v are monotone in x and in y as ``source`` computes them: between points inside the image lie none outside.
+    monotone: ClassVar[bool]
+    start: ClassVar[Any]
     adjoint: ClassVar[Any]
+    store: ClassVar[Any]
 
     @abstractmethod
     def parameter_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
@@ -89,12 +96,19 @@ class Transform(ABC):
             raise ValueError(f"theta: expected shape {self.layout} = {written}, got {tuple(theta.shape)}")
 
     @abstractmethod
-    def partials_shape(self, batch: int, size: tuple[int, int], tiles: int) -> tuple[int, ...]:
-        """Shape of the buffer that ``adjoint`` writes, every element exactly once."""
+    def partials_shape(self, batch: int, channel_blocks: int, tiles: int, size: tuple[int, int]) -> tuple[int, ...]:
+        """Shape of the buffer that ``store`` or ``adjoint`` writes, every element exactly once.
+
+        Args:
+            batch: N.
+            channel_blocks: sets of programs that share a sample, each with channels of its own.
+            tiles: programs in such a set.
+            size: (h, w) of the output.
+        """
 
     @abstractmethod
     def sum_partials(self, partials: Tensor) -> Tensor:
-        """The parameter gradient (batch, ...) from the buffer of ``adjoint``, the same on every run."""
+        """The parameter gradient (batch, ...) from that buffer, the same on every run."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

@@ -12,15 +12,16 @@ from .base import Transform, narrowed, target_axis, widened
 
 
 @jit
-def dense_load(theta, stride_0, stride_1, stride_2, axis_x, axis_y, ACC: constexpr, INDEX: constexpr):
+def dense_load(theta, stride_0, stride_1, stride_2, axes, ACC: constexpr, INDEX: constexpr):
     """Where this sample's points lie: nothing is read yet."""
     return theta, stride_0.to(INDEX), stride_1.to(INDEX), stride_2.to(INDEX)
 
 
 @jit
-def dense_source(state, row, column, live, x, y, axis_x, axis_y):
+def dense_source(state, row, column, live, x, y, axes):
     """The stored (u, v) in pixels. What a non-finite one reads is the padding rule's to say."""
     theta, stride_row, stride_column, stride_axis = state
+    axis_x, axis_y = axes
     half_x, centre_x, _, _, _, _ = axis_x
     half_y, centre_y, _, _, _, _ = axis_y
     point = theta + row.to(stride_row.dtype) * stride_row + column.to(stride_row.dtype) * stride_column
@@ -30,13 +31,27 @@ def dense_source(state, row, column, live, x, y, axis_x, axis_y):
 
 
 @jit
-def dense_adjoint(d_theta, n, row, column, live, x, y, h, w, d_u, d_v, axis_x, axis_y):
-    """Every pixel has its own two parameters: no sum."""
+def dense_start(shape: constexpr, ACC: constexpr):
+    """Nothing to sum: every pixel has its own two parameters. (Triton's loops carry no empty tuple.)"""
+    return tl.full([], 0, ACC)
+
+
+@jit
+def dense_adjoint(partial, d_theta, sample, row, column, live, y, sizes, d_u, d_v, axes):
+    """Stores a tile's gradients in their places, one set for every block of channels."""
+    axis_x, axis_y = axes
     half_x, _, _, _, _, _ = axis_x
     half_y, _, _, _, _, _ = axis_y
-    point = d_theta + ((n * h + row) * w + column) * 2
+    h, w, _, _ = sizes
+    point = d_theta + ((sample * h + row) * w + column) * 2
     tl.store(point, d_u * half_x, mask=live)
     tl.store(point + 1, d_v * half_y, mask=live)
+    return partial
+
+
+@jit
+def dense_store(partial, d_theta, x, axes):
+    """Nothing is left to store."""
 
 
 # --- host -------------------------------------------------------------------------------------------------
@@ -48,7 +63,8 @@ class Dense(Transform):
     name = "dense"
     layout = "(N, h, w, 2)"
     padding_answers_nonfinite = True
-    load, source, adjoint = dense_load, dense_source, dense_adjoint
+    load, source, monotone = dense_load, dense_source, False
+    start, adjoint, store = dense_start, dense_adjoint, dense_store
 
     def parameter_shape(self, size):
         return (*size, 2)
@@ -71,8 +87,8 @@ class Dense(Transform):
         points = sample(field.movedim(-1, 1), at.unsqueeze(1), "bilinear", "border", align_corners)
         return narrowed(points.squeeze(2).movedim(1, -1), xy)
 
-    def partials_shape(self, batch, size, tiles):
-        return (batch, *size, 2)
+    def partials_shape(self, batch, channel_blocks, tiles, size):
+        return (batch, channel_blocks, *size, 2)
 
     def sum_partials(self, partials):
-        return partials
+        return partials.squeeze(1) if partials.shape[1] == 1 else partials.sum(1)

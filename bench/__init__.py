@@ -1,0 +1,1 @@
+"""Benchmarks and instruments, beside the package and not part of it."""

@@ -1,0 +1,1 @@
+"""What the compiler makes of the kernels, for GPUs that need not be there: ``python -m bench.codegen --help``."""

@@ -1,0 +1,117 @@
+"""Command line of the compile report.
+
+python -m bench.codegen                 # the tables of bench/README.md: affine on sm_90, and the host's cost
+python -m bench.codegen --only gfx942   # of the cases that are checked, those of one GPU
+python -m bench.codegen --check         # against the pinned figures: what got worse
+python -m bench.codegen --pin           # after an intended change, or for another triton
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+os.environ.pop("TRITON_INTERPRET", None)  # read when stn_triton is imported
+
+import triton
+from tqdm import tqdm
+
+from . import host
+from .cases import Case, checked, everything, headline
+from .check import Measured, complaints, measure, pinned_file, read_pinned, write_pinned
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m bench.codegen", description="What the compiler makes of the kernels.")
+    parser.add_argument("--only", metavar="WORDS", help="cases whose label has all of these words")
+    parser.add_argument("--all", action="store_true", help="the full product of cases, not a covering set")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was counted")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--check", action="store_true", help="compare with the pinned figures; exit 1 if one got worse")
+    action.add_argument("--pin", action="store_true", help="pin these figures for the installed triton")
+    options = parser.parse_args(arguments)
+    if options.pin and (options.only or options.all):
+        parser.error("--pin: expected neither --only nor --all, all that is checked is pinned at once")
+
+    whole = not (options.only or options.all or options.check or options.pin)
+    words = (options.only or "").split()
+    chosen = headline() if whole else everything() if options.all else checked()
+    cases = [case for case in chosen if set(words) <= set(case.label.split())]
+    if not cases:
+        parser.error(f"--only: no case has all of the words {words}")
+    kernels = measure_all(cases)
+    if options.json:
+        figures = {m.label: {"programs": m.programs, **m.count.to_json()} for m in kernels}
+        options.json.write_text(json.dumps(figures, indent=1))
+    if options.pin:
+        write_pinned(kernels)
+        print(f"{len(kernels)} kernels pinned in {pinned_file().name}")
+    elif options.check:
+        return check(kernels)
+    else:
+        print(table(kernels))
+        if whole:
+            print(host.report())
+    return 0
+
+
+def measure_all(cases: list[Case]) -> list[Measured]:
+    """Every case, on all cores: compiling is most of the time."""
+    if len(cases) < 8:
+        return [measure(case) for case in tqdm(cases, unit="kernel", disable=None)]
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        return list(tqdm(pool.map(measure, cases, chunksize=4), total=len(cases), unit="kernel", disable=None))
+
+
+def check(kernels: list[Measured]) -> int:
+    """Prints complaints; whether there are any is the exit status."""
+    pinned = read_pinned()
+    found = [f"{measured.label}: {what}" for measured in kernels for what in complaints(measured, pinned)]
+    print(*found, sep="\n")
+    against = "" if pinned else f"; no figures are pinned for triton {triton.__version__}, so none were compared"
+    print(f"{len(kernels)} kernels compiled, {len(found)} complaints{against}")
+    return bool(found)
+
+
+COLUMNS = (
+    "kernel", "programs", "regs", "spill", "shared", "barriers", "loads", "stores", "atomics", "conv", "mufu",
+    "prologue", "pixel", "channel", "per pixel", "per channel",
+)  # fmt: skip
+
+
+def table(kernels: list[Measured]) -> str:
+    """One line a kernel; of two figures the first is the unmasked path's, the second the masked one's."""
+    rows = [COLUMNS, *map(row, kernels)]
+    widths = [max(len(line[k]) for line in rows) for k in range(len(COLUMNS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in rows]
+    return "\n".join([f"triton {triton.__version__}; instructions of a lane, unmasked / masked path", *lines])
+
+
+def row(measured: Measured) -> tuple[str, ...]:
+    """A kernel's line: ``per pixel`` is of all its channels and of all lanes that share it, without the prologue."""
+    counted, channels = measured.count, measured.channels
+    paths = counted.paths.values()
+    per_pixel = [path.per_pixel(channels, measured.lanes) for path in paths]
+
+    def kinds(counts: dict[str, int]) -> str:
+        return " ".join(f"{n}x{kind}" for kind, n in counts.items()) or "-"
+
+    def pair(figures: list[float]) -> str:
+        return " / ".join(f"{figure:.1f}".removesuffix(".0") for figure in figures)
+
+    return (
+        measured.label, str(measured.programs), str(counted.registers), str(counted.spilled), str(counted.shared),
+        str(counted.barriers), kinds(counted.loads), kinds(counted.stores), kinds(counted.atomics),
+        str(counted.conversions), str(counted.special),
+        pair([path.prologue for path in paths]), pair([path.pixel for path in paths]),
+        pair([path.channel for path in paths]), pair(per_pixel), pair([figure / channels for figure in per_pixel]),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

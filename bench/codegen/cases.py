@@ -1,0 +1,164 @@
+"""The warps whose kernels are looked at, and how a case becomes launches."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from unittest import mock
+
+import torch
+import triton.language as tl
+
+from stn_triton import TRANSFORMS, launch, plan
+from stn_triton.layout import ImageLike
+from stn_triton.spec import MODES, PADDING_MODES, WarpSpec
+
+from .capture import TARGETS, Launch, compiled_for
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+LAYOUTS = ("contiguous", "channels_last", "strided")
+PASSES = ("forward", "d_theta", "d_image", "both")  #: both: gradients
+SIZES = ("small", "far", "long")  #: far: 64-bit offsets; long: those, and an axis that float32 cannot number
+
+
+@dataclass(frozen=True)
+class Case:
+    """One warp, one pass of it, one GPU."""
+
+    target: str = "sm_90"
+    transform: str = "affine"
+    mode: str = "bilinear"
+    padding_mode: str = "zeros"
+    align_corners: bool = False
+    dtype: str = "float32"
+    layout: str = "contiguous"
+    work: str = "forward"  #: one of `PASSES`
+    shape: tuple[int, int, int, int] = (8, 3, 256, 256)  #: of the image, and of the output
+    size: str = "small"  #: one of `SIZES`
+
+    @property
+    def label(self) -> str:
+        """Every field that differs from the headline, and those it is read by."""
+        parts = [self.target, self.work, self.dtype, "x".join(map(str, self.shape)), self.layout]
+        parts += [self.transform, self.mode, self.padding_mode]
+        parts += ["align_corners"] * self.align_corners + [self.size] * (self.size != "small")
+        return " ".join(parts)
+
+    @property
+    def launches_something(self) -> bool:
+        """Nearest's gradient to theta is zero without a kernel."""
+        return (self.mode, self.work) != ("nearest", "d_theta")
+
+    def launches(self) -> list[Launch]:
+        """What the launcher asks for: one kernel."""
+        n, _, h, w = self.shape
+        spec = WarpSpec(TRANSFORMS[self.transform], self.mode, self.padding_mode, self.align_corners, (h, w))
+        image = self._image()
+        theta = torch.zeros(1).expand(n, *spec.transform.parameter_shape((h, w)))
+        with ExitStack() as stack:
+            launches = stack.enter_context(compiled_for(self.target))
+            if self.size != "small":
+                stack.enter_context(mock.patch.object(plan, "_index", return_value=tl.int64))
+            if self.size == "long":
+                stack.enter_context(mock.patch.object(plan, "_accumulator", return_value=tl.float64))
+            if self.work == "forward":
+                launch.forward(spec, image, theta)
+            else:
+                needs = self.work in ("d_image", "both"), self.work in ("d_theta", "both")
+                launch.backward(spec, image, image, ImageLike.of(image), theta, *needs)
+        return launches
+
+    def _image(self) -> torch.Tensor:
+        n, c, h, w = self.shape
+        dtype = DTYPES[self.dtype]
+        if self.layout == "channels_last":
+            return torch.empty(n, h, w, c, dtype=dtype).permute(0, 3, 1, 2)
+        if self.layout == "strided":  # every second column of a contiguous one
+            return torch.empty(n, c, h, 2 * w, dtype=dtype)[..., ::2]
+        return torch.empty(n, c, h, w, dtype=dtype)
+
+
+def headline() -> Iterator[Case]:
+    """The rows of the table in ``bench/README.md``: affine, bilinear, zeros, on sm_90."""
+    for work, dtype in itertools.product(("forward", "d_theta", "both"), ("float32", "bfloat16")):
+        for channels in (1, 3, 16):
+            yield Case(work=work, dtype=dtype, shape=(8, channels, 256, 256))
+        yield Case(work=work, dtype=dtype, shape=(8, 64, 112, 112), layout="channels_last")
+    for channels in (1, 3, 16):
+        yield Case(dtype="float16", shape=(8, channels, 256, 256))
+    for layout in ("contiguous", "channels_last"):
+        yield Case(shape=(32, 256, 14, 14), layout=layout)
+        yield Case(shape=(4, 512, 7, 7), layout=layout)
+
+
+def everywhere() -> Iterator[Case]:
+    """The float32 and bfloat16 forward and backward passes that matter most, on the GPUs that are not sm_90."""
+    for target in TARGETS:
+        if target == "sm_90":
+            continue
+        yield Case(target, shape=(8, 1, 256, 256))
+        yield Case(target, shape=(8, 3, 256, 256))
+        yield Case(target, shape=(8, 16, 256, 256), dtype="bfloat16")
+        yield Case(target, shape=(8, 64, 112, 112), dtype="bfloat16", layout="channels_last")
+        yield Case(target, shape=(8, 3, 256, 256), work="both")
+
+
+def every_combination() -> Iterator[Case]:
+    """All transforms, samplers and paddings, forward and backward, on sm_90 in float32."""
+    for transform, mode, padding_mode, work in itertools.product(TRANSFORMS, MODES, PADDING_MODES, ("forward", "both")):
+        yield Case(transform=transform, mode=mode, padding_mode=padding_mode, work=work)
+
+
+FACTORS = {
+    "target": tuple(TARGETS),
+    "transform": tuple(TRANSFORMS),
+    "mode": MODES,
+    "padding_mode": PADDING_MODES,
+    "align_corners": (False, True),
+    "dtype": tuple(DTYPES),
+    "layout": LAYOUTS,
+    "work": PASSES,
+    "shape": ((2, 1, 32, 40), (2, 3, 32, 40), (2, 8, 32, 40), (2, 8, 32, 14)),
+    "size": SIZES,
+}
+
+
+def pairwise() -> Iterator[Case]:
+    """Cases in which every pair of values of two factors occurs, greedily few."""
+    names = list(FACTORS)
+    pairs = {
+        ((a, i), (b, j))
+        for a, b in itertools.combinations(names, 2)
+        for i in range(len(FACTORS[a]))
+        for j in range(len(FACTORS[b]))
+    }
+    while pairs:
+        chosen: dict[str, int] = dict(min(pairs))
+        for name in names:
+            if name not in chosen:
+                chosen[name] = max(
+                    range(len(FACTORS[name])),
+                    key=lambda k: sum(_covered_by({**chosen, name: k}, pair) for pair in pairs),
+                )
+        pairs = {pair for pair in pairs if not _covered_by(chosen, pair)}
+        yield Case(**{name: FACTORS[name][chosen[name]] for name in names})
+
+
+def _covered_by(chosen: dict[str, int], pair: tuple[tuple[str, int], ...]) -> bool:
+    return all(chosen.get(name) == index for name, index in pair)
+
+
+def checked() -> list[Case]:
+    """What ``--check`` compiles, each once."""
+    cases = [*headline(), *everywhere(), *every_combination(), *pairwise()]
+    return [case for case in dict.fromkeys(cases) if case.launches_something]
+
+
+def everything() -> list[Case]:
+    """The full product of what a user can choose, for every GPU: some two hours of compiling."""
+    chosen = {name: values for name, values in FACTORS.items() if name not in ("shape", "size")}
+    products = itertools.product(*chosen.values())
+    cases = [Case(**dict(zip(chosen, values, strict=True)), shape=(2, 8, 32, 40)) for values in products]
+    return [case for case in cases if case.launches_something]

@@ -1,0 +1,103 @@
+"""What no kernel may do, and what none may do more of than it did."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+
+from .capture import Launch
+from .cases import Case
+from .count import Count, count
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A case's kernel, counted and judged."""
+
+    label: str
+    programs: int
+    channels: int
+    lanes: int  #: that share a pixel
+    count: Count
+    faults: tuple[str, ...]
+
+
+def measure(case: Case) -> Measured:
+    """Compiles a case's kernel and counts it."""
+    (launch,) = case.launches()
+    counted = count(launch)
+    arguments = launch.arguments
+    lanes = arguments["BLOCK_C"] // arguments["VECTOR"]
+    return Measured(case.label, launch.programs, arguments["C"], lanes, counted, tuple(faults(launch, counted)))
+
+
+# In Triton's own IR, since machine code divides integers by way of floats.
+SOURCES = {"converts a float to an integer": r"arith\.fpto[su]i", "divides": r"arith\.divf|precise_divf"}
+
+
+def faults(launch: Launch, counted: Count) -> Iterator[str]:
+    """What is wrong with a kernel whatever its figures were, in words."""
+    for what, pattern in SOURCES.items():
+        if re.search(pattern, launch.kernel.asm["ttir"]):
+            yield f"{what} on the device"
+    if counted.spilled:
+        yield f"spills {counted.spilled} bytes"
+    if counted.fences:
+        yield "fences memory"
+    if any("CAS" in kind or "cmpswap" in kind for kind in counted.atomics):
+        yield "compares and swaps"
+    if "out" in launch.arguments and counted.barriers:
+        yield "has a barrier in a forward kernel"
+    for name, path in counted.paths.items():
+        if path.barriers:
+            yield f"has a barrier in the {name} loop"
+        if path.shared:
+            yield f"goes through shared memory in the {name} loop over channels"
+    if not counted.paths:
+        yield "has no loop over tiles"
+    vector = 8 * launch.arguments["VECTOR"] * launch.arguments["image"].element_size()
+    if launch.arguments["VECTOR"] > 1 and not any(int(bits) >= min(vector, 64) for bits in counted.loads):
+        yield f"reads no {vector} bits at once"
+
+
+def worse(now: Any, before: Any, name: str = "") -> Iterator[str]:
+    """Every figure that grew, by its name; a kind of instruction that is new has grown from 0."""
+    if isinstance(now, dict):
+        for key, value in now.items():
+            yield from worse(value, before.get(key, 0) if isinstance(before, dict) else 0, f"{name} {key}".strip())
+    elif now > before:
+        yield f"{name} {before:g} -> {now:g}"
+
+
+def pinned_file() -> Path:
+    """The committed figures of the triton that is installed; their figures differ from version to version."""
+    return Path(__file__).with_name("pinned") / f"triton-{triton.__version__}.json"
+
+
+def read_pinned() -> dict[str, dict[str, Any]]:
+    """Figures by a case's label; none for a triton that nobody pinned."""
+    return json.loads(pinned_file().read_text()) if pinned_file().exists() else {}
+
+
+def write_pinned(kernels: Iterable[Measured]) -> None:
+    """Commits to these figures."""
+    pinned_file().parent.mkdir(exist_ok=True)
+    lines = ",\n".join(sorted(f"{json.dumps(m.label)}: {json.dumps(m.count.to_json())}" for m in kernels))
+    pinned_file().write_text(f"{{\n{lines}\n}}\n")
+
+
+def complaints(measured: Measured, pinned: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Faults, and what got worse since the figures were pinned, if any were."""
+    yield from measured.faults
+    if not pinned:
+        return
+    if measured.label not in pinned:
+        yield "has no pinned figures"
+    else:
+        yield from worse(measured.count.to_json(), pinned[measured.label])

@@ -1,0 +1,197 @@
+"""What a compiled kernel costs, read from its machine code."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .assembly import Instruction, parse_gcn, parse_sass
+from .capture import Launch, disassemble, resources
+from .flow import Region, control_flow
+
+
+@dataclass(frozen=True)
+class Path:
+    """Instructions that one lane issues, from one of a kernel's two loops over tiles."""
+
+    prologue: int  #: once per program: before and after the loops
+    pixel: float  #: per output pixel, without the loop over channels
+    channel: float  #: per channel of an output pixel, in the loop over channels; 0 where there is none
+    barriers: int  #: in the loops
+    shared: int  #: loads from and stores to shared memory in the loop over channels
+
+    def per_pixel(self, channels: int, lanes: int = 1) -> float:
+        """Of all lanes that share a pixel, for that many channels, without the prologue."""
+        return self.pixel * lanes + self.channel * channels
+
+
+@dataclass(frozen=True)
+class Count:
+    """A kernel in numbers. Static counts are over all of its code, once."""
+
+    registers: int
+    spilled: int  #: bytes a lane stores to local memory
+    shared: int  #: bytes of a program
+    barriers: int
+    instructions: int
+    loads: dict[str, int] = field(default_factory=dict)  #: from global memory, by bits
+    stores: dict[str, int] = field(default_factory=dict)  #: to global memory, by bits
+    atomics: dict[str, int] = field(default_factory=dict)  #: by kind
+    fences: int = 0
+    conversions: int = 0  #: between types by the slow unit; packing to half types is not among them
+    special: int = 0  #: reciprocals, roots, logarithms
+    paths: dict[str, Path] = field(default_factory=dict)  #: "unmasked" and "masked", or "masked" alone
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How one instruction set names what is counted."""
+
+    parse: Callable[[str], list[Instruction]]
+    load: str
+    store: str
+    atomic: str
+    width: Callable[[str], int]
+    local_store: str
+    local: str
+    shared: str
+    barrier: str
+    fence: str
+    conversion: str
+    special: str
+
+
+def _sass_width(opcode: str) -> int:
+    found = re.search(r"\.(256|128|64)(\.|$)", opcode)
+    return (
+        int(found.group(1))
+        if found
+        else 8
+        if re.search(r"\.[US]8", opcode)
+        else 16
+        if re.search(r"\.[US]16", opcode)
+        else 32
+    )
+
+
+def _gcn_width(opcode: str) -> int:
+    names = {"dwordx4": 128, "b128": 128, "dwordx3": 96, "dwordx2": 64, "b64": 64, "short": 16, "u16": 16, "byte": 8}
+    return next((bits for name, bits in names.items() if name in opcode), 32)
+
+
+SASS = Dialect(
+    parse=parse_sass, load=r"LDG?\b|LD\b", store=r"STG?\b|ST\b", atomic=r"RED|ATOM", width=_sass_width,
+    local_store=r"STL\b", local=r"(LDL|STL)\b", shared=r"(LDS|STS|LDSM|STSM)\b", barrier=r"BAR\b", fence=r"MEMBAR\b",
+    conversion=r"(F2I|I2F|F2F|FRND)\b", special=r"MUFU\b",
+)  # fmt: skip
+GCN = Dialect(
+    parse=parse_gcn, load=r"(global|buffer|flat)_load", store=r"(global|buffer|flat)_store",
+    atomic=r"(global|buffer|flat)_atomic", width=_gcn_width,
+    local_store=r"scratch_store", local=r"scratch_", shared=r"ds_(read|write|load|store)", barrier=r"s_barrier\b",
+    fence=r"buffer_(wbl2|inv)", conversion=r"v_(cvt_(i32|u32)_f|cvt_f\d+_(i|u)|floor|rndne)",
+    special=r"v_(rcp|rsq|sqrt|log|exp|sin|cos)_",
+)  # fmt: skip
+
+
+def count(launch: Launch) -> Count:
+    """Everything about the kernel of one of the package's own launches."""
+    arguments = launch.arguments
+    loads = 0
+    if "d_out" in arguments:  # itself, and the image at its taps
+        loads = 1 + arguments["NEEDS_THETA"] * {"nearest": 1, "bilinear": 4}[arguments["TAPS"].__name__]
+    work = Work(arguments["UNROLL"], arguments["CHANNELS"], loads, arguments["image"].element_size() * 8)
+    return count_kernel(launch.kernel, work)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a kernel's source says of its loops, so that their instructions can be shared among pixels and channels."""
+
+    unroll: int = 1  #: tiles that one trip of the loop over tiles handles
+    channels: int = 1  #: written out, of each of them
+    loads: int = 0  #: per element of a backward kernel; 0: elements are counted by the forward kernel's stores
+    bits: int = 32  #: of an element
+
+
+def count_kernel(kernel: Any, work: Work) -> Count:
+    """Everything about a compiled kernel of triton's."""
+    dialect = SASS if "cubin" in kernel.asm else GCN
+    code = dialect.parse(disassemble(kernel))
+
+    def matching(pattern: str, instructions: Iterable[Instruction] = code) -> list[Instruction]:
+        return [i for i in instructions if re.match(pattern, i.opcode)]
+
+    def by_width(pattern: str) -> dict[str, int]:
+        return {str(bits): n for bits, n in sorted(Counter(dialect.width(i.opcode) for i in matching(pattern)).items())}
+
+    return Count(
+        registers=_registers(kernel),
+        spilled=sum(dialect.width(i.opcode) // 8 for i in matching(dialect.local_store)),
+        shared=kernel.metadata.shared,
+        barriers=len(matching(dialect.barrier)),
+        instructions=len(code),
+        loads=by_width(dialect.load),
+        stores=by_width(dialect.store),
+        atomics=dict(Counter(_atomic_kind(i.opcode) for i in matching(dialect.atomic))),
+        fences=len(matching(dialect.fence)),
+        conversions=len(matching(dialect.conversion)),
+        special=len(matching(dialect.special)),
+        paths=paths(control_flow(code), dialect, work),
+    )
+
+
+def paths(root: Region, dialect: Dialect, work: Work) -> dict[str, Path]:
+    """The loops over tiles: the shorter of two is the one without bounds checks."""
+    pattern = dialect.load if work.loads else dialect.store
+
+    def counted(instruction: Instruction) -> bool:
+        return bool(re.match(pattern, instruction.opcode))
+
+    def elements(instructions: list[Instruction]) -> float:
+        bits = sum(max(dialect.width(i.opcode), work.bits) for i in instructions if counted(i))
+        return bits / work.bits / (work.loads or 1)
+
+    found = []
+    for tiles in (loop for loop in root.loops if _moves_memory(loop, dialect)):
+        inner = [loop for loop in tiles.loops if elements(loop.path())]
+        # Of the copies of a loop that the compiler made, the one that does most at a time; the rest are its ends.
+        channels = max(inner, key=lambda loop: elements(loop.path()), default=None)
+        own = tiles.path(channels, counted) if channels else tiles.path()
+        body = channels.path() if channels else []
+        trip = [*own, *body]
+        # The compiler may write out more tiles than the source; not where there is a loop in the loop.
+        tiles_a_trip = work.unroll if channels or work.loads else elements(own) / work.channels
+        found.append(
+            Path(
+                prologue=len(root.path(tiles)),
+                pixel=len(own) / tiles_a_trip,
+                channel=len(body) / elements(body) if channels else 0,
+                barriers=sum(bool(re.match(dialect.barrier, i.opcode)) for i in trip),
+                shared=sum(bool(re.match(dialect.shared, i.opcode)) for i in (body or own)),
+            )
+        )
+    found.sort(key=lambda path: path.pixel + path.channel)
+    return dict(zip(("unmasked", "masked")[2 - len(found) :], found, strict=True))
+
+
+def _moves_memory(loop: Region, dialect: Dialect) -> bool:
+    return any(re.match(dialect.load, i.opcode) for block in loop.blocks for i in block.instructions)
+
+
+def _atomic_kind(opcode: str) -> str:
+    """RED.ADD.F32 and the like, without what says how memory is ordered."""
+    parts = opcode.split(".")
+    return ".".join(part for part in parts if part not in ("E", "FTZ", "RN", "STRONG", "GPU", "SYS"))
+
+
+def _registers(kernel: Any) -> int:
+    if "cubin" in kernel.asm:
+        return int(re.search(r"REG:(\d+)", resources(kernel)).group(1))
+    return int(re.search(r"\.vgpr_count:\s*(\d+)", kernel.asm["amdgcn"]).group(1))

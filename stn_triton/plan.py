@@ -1,0 +1,139 @@
+"""What a launch needs beside its tensors, from their shapes and strides alone: planned once, then looked up."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+
+from .configs import INTERPRETER, Blocks, LaunchConfig, choose_config, cut
+from .kernels import coordinates, samplers
+from .kernels.language import tl
+from .kernels.warp import warp_forward
+from .layout import ImageLike, TensorLayout, strides_of
+from .spec import WarpSpec
+
+SAMPLERS = {"nearest": samplers.nearest, "bilinear": samplers.bilinear}
+PADDING_RULES = {"zeros": coordinates.zeros, "border": coordinates.border, "reflection": coordinates.reflection}
+
+INTERPRETED = type(warp_forward).__name__ == "InterpretedFunction"  # TRITON_INTERPRET=1 at import
+LANES_PER_WARP = 64 if torch.version.hip else 32
+MAX_FLOAT32_AXIS = 2**22  # pixels, up to which `kernels.coordinates.round_half_even` holds in float32
+
+
+class Plan(NamedTuple):
+    """A launch without its tensors."""
+
+    programs: int
+    args: tuple[Any, ...]  #: of the kernel, after its tensors
+    options: dict[str, Any]  #: of Triton's compiler
+    shape: tuple[int, ...]  #: of the output; backward, of the buffer of parameter gradients
+
+
+@lru_cache(maxsize=4096)
+def plan_forward(spec: WarpSpec, like: ImageLike, image: TensorLayout, theta: TensorLayout) -> Plan:
+    """For `kernels.warp.warp_forward`."""
+    shape = (*like.shape[:2], *spec.size)
+    out = TensorLayout(torch.Size(shape), strides_of(shape, like.memory_format), like.dtype, True)
+    unit, vector = neighbours(image, out)
+    config = _config(True, like, spec, unit, vector)
+    blocks = cut(config, like.shape[0], like.shape[1], spec.size, vector)
+    transform = spec.transform
+    args = (
+        *like.shape[1:], *spec.size, *_flat(blocks),
+        *image.stride, *_theta_strides(theta), *out.stride,
+        *_axes(spec, like),
+        transform.load, transform.source, transform.monotone, PADDING_RULES[spec.padding_mode], SAMPLERS[spec.mode],
+        spec.align_corners, _accumulator(spec, like), _index(theta, image, out), unit, vector,
+        config.tile_h, config.tile_w, config.lanes_c * vector, config.channels, config.loop, config.unroll,
+    )  # fmt: skip
+    return Plan(like.shape[0] * blocks.per_sample, args, _options(config), shape)
+
+
+@lru_cache(maxsize=4096)
+def plan_backward(
+    spec: WarpSpec,
+    like: ImageLike,
+    d_out: TensorLayout,
+    image: TensorLayout | None,
+    theta: TensorLayout,
+    d_image: TensorLayout | None,
+    reads_image: bool,
+) -> Plan:
+    """For `kernels.warp.warp_backward`; ``image`` and ``d_image`` are None where they are not read and not written."""
+    unit, vector = neighbours(*(tensor for tensor in (d_out, image, d_image) if tensor))
+    config = _config(False, like, spec, unit, vector)
+    blocks = cut(config, like.shape[0], like.shape[1], spec.size, vector)
+    transform, read, added = spec.transform, image or d_out, d_image or d_out
+    args = (
+        *like.shape[1:], *spec.size, *_flat(blocks),
+        *read.stride, *_theta_strides(theta), *d_out.stride, *added.stride,
+        *_axes(spec, like),
+        transform.load, transform.source, transform.monotone,
+        transform.start, transform.adjoint, transform.store,
+        PADDING_RULES[spec.padding_mode], SAMPLERS[spec.mode],
+        spec.align_corners, _accumulator(spec, like), _index(theta, read, d_out, added), unit, vector,
+        d_image is not None, reads_image,
+        config.tile_h, config.tile_w, config.lanes_c * vector, config.channels, config.loop, config.unroll,
+    )  # fmt: skip
+    shape = transform.partials_shape(like.shape[0], blocks.channel_blocks[0], blocks.tiles, spec.size)
+    return Plan(like.shape[0] * blocks.per_sample, args, _options(config), shape)
+
+
+def neighbours(*images: TensorLayout) -> tuple[bool, int]:
+    """What these tensors (N, C, ., .) allow: whether the pixels of a row lie next to each other in all of them, and how
+    many channels of a pixel are 128 bits of the widest type, 1 if they do not lie so that they can be read at once.
+    """
+    unit = all(image.stride[3] == 1 for image in images)
+    vector = 16 // max(image.dtype.itemsize for image in images)
+    for image in images:
+        stride_n, stride_c, stride_h, stride_w = image.stride
+        multiples = image.shape[1] | stride_n | stride_h | stride_w
+        if stride_c != 1 or multiples % vector or image.shape[1] == 1 or not image.aligned:
+            return unit, 1
+    return unit, vector
+
+
+def _config(forward: bool, like: ImageLike, spec: WarpSpec, unit: bool, vector: int) -> LaunchConfig:
+    config = choose_config(forward, like.shape[1], spec.size[1], unit, vector)
+    return config._replace(tile_h=INTERPRETER[0], tile_w=INTERPRETER[1], unroll=1) if INTERPRETED else config
+
+
+def _options(config: LaunchConfig) -> dict[str, Any]:
+    """Triton's compile options."""
+    lanes = config.tile_h * config.tile_w * config.lanes_c
+    # Contraction is written out by hand (tl.fma): left to the compiler, the kernels could round coordinates apart.
+    return {"num_warps": max(1, lanes // LANES_PER_WARP), "num_stages": 1, "enable_fp_fusion": False}
+
+
+def _flat(blocks: Blocks) -> tuple[int, ...]:
+    return (blocks.channels, blocks.steps, *blocks.column_blocks, *blocks.row_blocks, *blocks.channel_blocks)
+
+
+def _theta_strides(theta: TensorLayout) -> tuple[int, ...]:
+    """(batch, and up to three more) strides in elements; a batch of 1 is read by every sample."""
+    return (0 if theta.shape[0] == 1 else theta.stride[0], *theta.stride[1:], 0)[:4]
+
+
+def _axes(spec: WarpSpec, like: ImageLike) -> tuple[float, ...]:
+    """(ratio, pitch, inverse) of the x axis, then of the y axis, as in `axis_frame`: divided here once, exactly."""
+    numbers: list[float] = []
+    for n, target in ((like.shape[3], spec.size[1]), (like.shape[2], spec.size[0])):
+        span, target_span = (n - 1, target - 1) if spec.align_corners else (n, target)
+        numbers.append(span / target_span if target_span else 0.0)
+        numbers.append(2 / target_span if target_span else 0.0)
+        numbers.append(1 / span if span else 0.0)
+    return tuple(numbers)
+
+
+def _accumulator(spec: WarpSpec, like: ImageLike) -> Any:
+    """Dtype of coordinates and sums, the same forward and backward, or the two would disagree on a pixel."""
+    longest = max(*like.shape[2:], *spec.size)
+    exact = like.dtype == torch.float64 or longest >= MAX_FLOAT32_AXIS
+    return tl.float64 if exact else tl.float32
+
+
+def _index(*tensors: TensorLayout) -> Any:
+    """Dtype of offsets inside a sample, of the images and of theta."""
+    return tl.int64 if max(tensor.reach for tensor in tensors) >= 2**31 else tl.int32

@@ -1,0 +1,125 @@
+"""Every launch shape the package chooses gives the same result, and the path without bounds checks is safe."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from test_warp import check
+
+from stn_triton import TRANSFORMS, affine_sample, configs, launch, plan, warmup
+from stn_triton.configs import LaunchConfig, choose_config, cut, divisor
+
+# The forms of the kernels, by their configs shrunk to tiles that small outputs need several of.
+FORMS = {
+    "one channel": (1, LaunchConfig(2, 4, loop=False, unroll=2, max_steps=2)),
+    "three channels": (3, LaunchConfig(2, 4, channels=3, loop=False, unroll=2, max_steps=2)),
+    "eight channels a trip": (16, LaunchConfig(4, 8, channels=8)),
+    "any channels": (5, LaunchConfig(4, 8)),
+    "channels last, 1 lane a pixel": (4, LaunchConfig(4, 8, lanes_c=1)),
+    "channels last, 4 lanes": (32, LaunchConfig(4, 4, lanes_c=4)),
+    "channels last, 16 lanes": (64, LaunchConfig(1, 8, lanes_c=16, max_steps=4)),
+}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflection"])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form(kernel_path, monkeypatch, transform, form, padding_mode):
+    """Against the reference: several tiles each way, the last ones ragged, and channels split where they can be."""
+    channels, config = FORMS[form]
+    monkeypatch.setattr(plan, "_config", lambda *args: config)
+    monkeypatch.setattr(configs, "CHANNELS_AT_LEAST", 1)
+    cut.cache_clear()
+    layout = torch.channels_last if "last" in form else torch.contiguous_format
+    shape, size = (1, channels, 12, 11), (6, 7)
+    check(kernel_path, transform, "bilinear", padding_mode, False, torch.float32, shape, size, layout)
+    cut.cache_clear()
+
+
+def test_channels_are_split_among_programs():
+    """Few pixels with many channels: more programs than an H200 has multiprocessors; and never beyond the channels."""
+    for shape, vector in itertools.product([(32, 256, 14, 14), (4, 512, 7, 7)], (1, 4)):
+        n, c, h, w = shape
+        blocks = cut(choose_config(True, c, w, True, vector), n, c, (h, w), vector)
+        assert n * blocks.per_sample >= 132, blocks
+        assert (blocks.channel_blocks[0] - 1) * blocks.channels < c <= blocks.channel_blocks[0] * blocks.channels
+    assert cut(choose_config(True, 512, 512, True, 1), 64, 512, (512, 512), 1).channel_blocks[0] == 1
+
+
+def test_divisors():
+    """A multiplication and a shift divide exactly, for every divisor and dividend below 2^31."""
+    rng = np.random.default_rng(0)
+    divisors = [*range(1, 70), *(2**k + d for k in range(7, 31) for d in (-1, 0, 1)), *rng.integers(1, 2**31, 200)]
+    for d in map(int, divisors):
+        multiples = (rng.integers(0, 2**31, 50) // d) * d
+        for n in map(int, {0, d - 1, 2**31 - 1, *multiples, *np.maximum(multiples - 1, 0)}):
+            _, multiplier, shift = divisor(d)
+            assert multiplier < 2**32
+            assert (n + (n * multiplier >> 32)) >> shift == n // d
+
+
+def test_an_unchecked_tile_never_leaves_the_image(kernel_path, monkeypatch):
+    """Thetas that put the corners of the output at the image's edge, give or take some units in the last place.
+
+    The image lies in memory full of NaN, so that one read beyond any edge shows, and every output must be what it is
+    with bounds checks everywhere, bit for bit.
+    """
+    size = (6, 7)
+    rng = np.random.default_rng(0)
+    n = 200
+    memory = torch.full((n, 1, 9, 10), float("nan"))
+    image = memory[:, :, 2:-2, 2:-2]
+    image.copy_(torch.randn(image.shape))
+    H, W = image.shape[2:]
+    # Scale and rotation first; then the translation that moves the lowest or highest corner to 0 or to n - 1, exactly
+    # but for rounding; then a few units in the last place.
+    linear = rng.uniform(-0.4, 0.4, (n, 2, 2)) * rng.choice([1, 1, 0], (n, 2, 2))
+    corners = np.array(
+        [(x, y) for y in (-1 + 1 / size[0], 1 - 1 / size[0]) for x in (-1 + 1 / size[1], 1 - 1 / size[1])]
+    )
+    points = np.einsum("nrk,ck->ncr", linear, corners)
+    extent = 1 - 1 / np.array([W, H])
+    shift = np.where(rng.random((n, 2)) < 0.5, -extent - points.min(1), extent - points.max(1))
+    theta = np.concatenate([linear, shift[..., None]], -1).astype(np.float32)
+    theta += rng.integers(-3, 4, theta.shape) * np.spacing(np.abs(theta))
+    image, theta = image.to(kernel_path.device), torch.tensor(theta, device=kernel_path.device)
+    monkeypatch.setattr(plan, "_config", lambda *args: LaunchConfig(8, 8, loop=False))
+    results = []
+    for monotone in (True, False):
+        monkeypatch.setattr(type(TRANSFORMS["affine"]), "monotone", monotone)
+        plan.plan_forward.cache_clear()
+        results.append(affine_sample(image, theta, size))
+    assert not results[0].isnan().any()
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("gradients", [(True, True), (True, False), (False, True), (False, False)], ids=str)
+def test_warmup(path, monkeypatch, gradients):
+    """It launches what a call of that shape would, and says how long that took."""
+    launched = []
+    launcher = launch._launch
+
+    def spy(kernel, programs, *args, options):
+        launched.append(dict(zip(kernel.arg_names, args, strict=True)))
+        launcher(kernel, programs, *args, options=options)
+
+    monkeypatch.setattr(launch, "_launch", spy)
+    seconds = warmup(
+        (2, 4, 5, 6), (3, 4), padding_mode="border", dtype=torch.float16, memory_format=torch.channels_last,
+        device=path.device, image_gradient=gradients[0], theta_gradient=gradients[1],
+    )  # fmt: skip
+    assert seconds > 0
+    if path.name == "torch":
+        assert launched == []
+        return
+    assert [len(one["image"].shape) for one in launched] == [4] * (2 if any(gradients) else 1)
+    assert launched[0]["image"].dtype is torch.float16
+    assert launched[0]["PAD"] is plan.PADDING_RULES["border"]
+    if any(gradients):
+        assert (launched[1]["NEEDS_IMAGE"], launched[1]["NEEDS_THETA"]) == gradients
+
+
+def test_warmup_names_a_wrong_shape():
+    with pytest.raises(ValueError, match=r"shape: expected shape \(N, C, H, W\)"):
+        warmup((2, 4, 5), device="cpu")
