@@ -70,7 +70,7 @@ def transform_sample(
     transform = find_transform(transform)
     check_image("image", image)
     check_tensor("theta", theta)
-    hw = check_size(image.shape[2:] if size is None else size)
+    hw = (image.shape[2], image.shape[3]) if size is None else check_size(size)
     transform.check_theta(theta, hw, image.shape[0])
     if theta.shape[0] not in (1, image.shape[0]):
         raise ValueError(

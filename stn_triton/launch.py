@@ -46,11 +46,10 @@ def _level_of_caller() -> int:
 
 def forward(spec: WarpSpec, image: Tensor, theta: Tensor) -> Tensor:
     """The warped image (N, C, h, w), in the image's dtype and memory format."""
-    like = ImageLike.of(image)
     # The kernels read memory, which holds the negative of a tensor whose negation is still pending.
     image, theta = image.resolve_neg(), theta.resolve_neg()
-    plan = plan_forward(spec, like, TensorLayout.of(image), TensorLayout.of(theta))
-    out = like.empty(spec.size, image.dtype)
+    plan = plan_forward(spec, TensorLayout.of(image), TensorLayout.of(theta))
+    out = torch.empty(plan.shape, dtype=image.dtype, device=image.device, memory_format=plan.memory_format)
     if out.numel():
         _launch(warp_forward, plan.programs, image, theta, out, *plan.args, options=plan.options)
     return out
@@ -82,7 +81,7 @@ def backward(
     if like.memory_format is torch.channels_last:
         d_out = d_out.contiguous(memory_format=torch.channels_last)  # copies an expanded one, such as a sum's
     image = image.resolve_neg() if reads_image and image is not None else None
-    d_image = like.empty((like.shape[2], like.shape[3]), compute).zero_() if needs_image else None
+    d_image = like.empty(compute).zero_() if needs_image else None
     layouts = [None if t is None else TensorLayout.of(t) for t in (d_out, image, theta, d_image)]
     plan = plan_backward(spec, like, *layouts, reads_image)
     partials = None

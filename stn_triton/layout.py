@@ -40,10 +40,9 @@ class ImageLike(NamedTuple):
         """The description of an image (N, C, H, W)."""
         return cls(image.shape, image.dtype, image.device, memory_format(image.shape, image.stride()))
 
-    def empty(self, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
-        """A fresh image of that (h, w) and dtype, in the same layout."""
-        shape = (*self.shape[:2], *size)
-        return torch.empty(shape, dtype=dtype, device=self.device, memory_format=self.memory_format)
+    def empty(self, dtype: torch.dtype) -> Tensor:
+        """A fresh tensor of the image's shape and layout."""
+        return torch.empty(self.shape, dtype=dtype, device=self.device, memory_format=self.memory_format)
 
 
 def memory_format(shape: torch.Size, stride: tuple[int, ...]) -> torch.memory_format:

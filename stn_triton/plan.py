@@ -11,7 +11,7 @@ from .configs import INTERPRETER, Blocks, LaunchConfig, choose_config, cut
 from .kernels import coordinates, samplers
 from .kernels.language import tl
 from .kernels.warp import warp_forward
-from .layout import ImageLike, TensorLayout, strides_of
+from .layout import ImageLike, TensorLayout, memory_format, strides_of
 from .spec import WarpSpec
 
 SAMPLERS = {"nearest": samplers.nearest, "bilinear": samplers.bilinear}
@@ -29,26 +29,29 @@ class Plan(NamedTuple):
     args: tuple[Any, ...]  #: of the kernel, after its tensors
     options: dict[str, Any]  #: of Triton's compiler
     shape: tuple[int, ...]  #: of the output; backward, of the buffer of parameter gradients
+    memory_format: torch.memory_format  #: of the output
 
 
 @lru_cache(maxsize=4096)
-def plan_forward(spec: WarpSpec, like: ImageLike, image: TensorLayout, theta: TensorLayout) -> Plan:
+def plan_forward(spec: WarpSpec, image: TensorLayout, theta: TensorLayout) -> Plan:
     """For `kernels.warp.warp_forward`."""
-    shape = (*like.shape[:2], *spec.size)
-    out = TensorLayout(torch.Size(shape), strides_of(shape, like.memory_format), like.dtype, True)
+    batch, channels = image.shape[:2]
+    shape = (batch, channels, *spec.size)
+    out_format = memory_format(image.shape, image.stride)
+    out = TensorLayout(torch.Size(shape), strides_of(shape, out_format), image.dtype, True)
     unit, vector = neighbours(image, out)
-    config = _config(True, like, spec, unit, vector)
-    blocks = cut(config, like.shape[0], like.shape[1], spec.size, vector)
+    config = _config(True, channels, spec, unit, vector)
+    blocks = cut(config, batch, channels, spec.size, vector)
     transform = spec.transform
     args = (
-        *like.shape[1:], *spec.size, *_flat(blocks),
+        *image.shape[1:], *spec.size, *_flat(blocks),
         *image.stride, *_theta_strides(theta), *out.stride,
-        *_axes(spec, like),
+        *_axes(spec, image.shape),
         transform.load, transform.source, transform.monotone, PADDING_RULES[spec.padding_mode], SAMPLERS[spec.mode],
-        spec.align_corners, _accumulator(spec, like), _index(theta, image, out), unit, vector,
+        spec.align_corners, _accumulator(spec, image.shape, image.dtype), _index(theta, image, out), unit, vector,
         config.tile_h, config.tile_w, config.lanes_c * vector, config.channels, config.loop, config.unroll,
     )  # fmt: skip
-    return Plan(like.shape[0] * blocks.per_sample, args, _options(config), shape)
+    return Plan(batch * blocks.per_sample, args, _options(config), shape, out_format)
 
 
 @lru_cache(maxsize=4096)
@@ -62,23 +65,24 @@ def plan_backward(
     reads_image: bool,
 ) -> Plan:
     """For `kernels.warp.warp_backward`; ``image`` and ``d_image`` are None where they are not read and not written."""
+    batch, channels = like.shape[:2]
     unit, vector = neighbours(*(tensor for tensor in (d_out, image, d_image) if tensor))
-    config = _config(False, like, spec, unit, vector)
-    blocks = cut(config, like.shape[0], like.shape[1], spec.size, vector)
+    config = _config(False, channels, spec, unit, vector)
+    blocks = cut(config, batch, channels, spec.size, vector)
     transform, read, added = spec.transform, image or d_out, d_image or d_out
     args = (
         *like.shape[1:], *spec.size, *_flat(blocks),
         *read.stride, *_theta_strides(theta), *d_out.stride, *added.stride,
-        *_axes(spec, like),
+        *_axes(spec, like.shape),
         transform.load, transform.source, transform.monotone,
         transform.start, transform.adjoint, transform.store,
         PADDING_RULES[spec.padding_mode], SAMPLERS[spec.mode],
-        spec.align_corners, _accumulator(spec, like), _index(theta, read, d_out, added), unit, vector,
+        spec.align_corners, _accumulator(spec, like.shape, like.dtype), _index(theta, read, d_out, added), unit, vector,
         d_image is not None, reads_image,
         config.tile_h, config.tile_w, config.lanes_c * vector, config.channels, config.loop, config.unroll,
     )  # fmt: skip
-    shape = transform.partials_shape(like.shape[0], blocks.channel_blocks[0], blocks.tiles, spec.size)
-    return Plan(like.shape[0] * blocks.per_sample, args, _options(config), shape)
+    shape = transform.partials_shape(batch, blocks.channel_blocks[0], blocks.tiles, spec.size)
+    return Plan(batch * blocks.per_sample, args, _options(config), shape, torch.contiguous_format)
 
 
 def neighbours(*images: TensorLayout) -> tuple[bool, int]:
@@ -95,8 +99,8 @@ def neighbours(*images: TensorLayout) -> tuple[bool, int]:
     return unit, vector
 
 
-def _config(forward: bool, like: ImageLike, spec: WarpSpec, unit: bool, vector: int) -> LaunchConfig:
-    config = choose_config(forward, like.shape[1], spec.size[1], unit, vector)
+def _config(forward: bool, channels: int, spec: WarpSpec, unit: bool, vector: int) -> LaunchConfig:
+    config = choose_config(forward, channels, spec.size[1], unit, vector)
     return config._replace(tile_h=INTERPRETER[0], tile_w=INTERPRETER[1], unroll=1) if INTERPRETED else config
 
 
@@ -116,10 +120,10 @@ def _theta_strides(theta: TensorLayout) -> tuple[int, ...]:
     return (0 if theta.shape[0] == 1 else theta.stride[0], *theta.stride[1:], 0)[:4]
 
 
-def _axes(spec: WarpSpec, like: ImageLike) -> tuple[float, ...]:
+def _axes(spec: WarpSpec, shape: torch.Size) -> tuple[float, ...]:
     """(ratio, pitch, inverse) of the x axis, then of the y axis, as in `axis_frame`: divided here once, exactly."""
     numbers: list[float] = []
-    for n, target in ((like.shape[3], spec.size[1]), (like.shape[2], spec.size[0])):
+    for n, target in ((shape[3], spec.size[1]), (shape[2], spec.size[0])):
         span, target_span = (n - 1, target - 1) if spec.align_corners else (n, target)
         numbers.append(span / target_span if target_span else 0.0)
         numbers.append(2 / target_span if target_span else 0.0)
@@ -127,10 +131,10 @@ def _axes(spec: WarpSpec, like: ImageLike) -> tuple[float, ...]:
     return tuple(numbers)
 
 
-def _accumulator(spec: WarpSpec, like: ImageLike) -> Any:
+def _accumulator(spec: WarpSpec, shape: torch.Size, dtype: torch.dtype) -> Any:
     """Dtype of coordinates and sums, the same forward and backward, or the two would disagree on a pixel."""
-    longest = max(*like.shape[2:], *spec.size)
-    exact = like.dtype == torch.float64 or longest >= MAX_FLOAT32_AXIS
+    longest = max(*shape[2:], *spec.size)
+    exact = dtype == torch.float64 or longest >= MAX_FLOAT32_AXIS
     return tl.float64 if exact else tl.float32
 
 

@@ -139,8 +139,7 @@ def test_large_planes_take_64_bit_offsets():
 ])  # fmt: skip
 def test_long_axes_take_float64_coordinates(shape, size, exact):
     spec = WarpSpec(None, "bilinear", "zeros", False, size)
-    like = ImageLike.of(torch.zeros(1).expand(shape))
-    assert plan._accumulator(spec, like) == (plan.tl.float64 if exact else plan.tl.float32)
+    assert plan._accumulator(spec, torch.Size(shape), torch.float32) == (plan.tl.float64 if exact else plan.tl.float32)
 
 
 class Untouched:
@@ -157,9 +156,7 @@ def test_a_large_gradient_of_a_small_image_takes_64_bit_offsets(kernel_path, mon
     """The image is expanded from a row, its gradient is a plane of 2^32 elements."""
     launched = []
     monkeypatch.setattr(launch, "_launch", lambda kernel, programs, *args, options: launched.append(args))
-    monkeypatch.setattr(
-        ImageLike, "empty", lambda like, size, dtype: Untouched(lazy(2**32, dtype, like.device), like.shape)
-    )
+    monkeypatch.setattr(ImageLike, "empty", lambda like, dtype: Untouched(lazy(2**32, dtype, like.device), like.shape))
     image = torch.zeros(1, 1, 1, 65536).expand(1, 1, 65536, 65536)
     spec = WarpSpec(TRANSFORMS["affine"], "bilinear", "zeros", False, (2, 2))
     launch.backward(spec, torch.zeros(1, 1, 2, 2), image, ImageLike.of(image), torch.zeros(1, 2, 3), True, False)
