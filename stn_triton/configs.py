@@ -6,12 +6,15 @@ in the comments. None of them has been timed on a GPU yet.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 
 class LaunchConfig(NamedTuple):
-    """How a kernel's work is cut: tile_h * tile_w * lanes_c lanes, 32 a warp on CUDA and 64 on AMD."""
+    """How a kernel's work is cut: tile_h * tile_w * lanes_c lanes, 32 a warp on CUDA and 64 on AMD.
+
+    The channels must be a multiple of what one trip of the loop takes (without the loop, exactly that): the kernels
+    do not test for a last, smaller one. `cut` refuses anything else.
+    """
 
     tile_h: int
     tile_w: int
@@ -44,13 +47,13 @@ CHANNELS_LAST = {
 # The interpreter pays per program, not per pixel.
 INTERPRETER = (32, 64)
 
-# Programs that fill an H200 once: 132 multiprocessors of 16. Rather than launch fewer, programs walk down fewer tiles,
-# then take fewer channels (not below CHANNELS_AT_LEAST): coordinates computed again cost less than a GPU half idle.
-ENOUGH_PROGRAMS = 132 * 16
+# Six programs, 24 warps, for each of an H200's 132 multiprocessors. Rather than launch fewer, programs walk down fewer
+# tiles, then take fewer channels (not below CHANNELS_AT_LEAST): prologue and coordinates computed again cost less than
+# a GPU half idle. More would not pay: the prologue, 200 instructions, is as much as five pixels of one channel.
+ENOUGH_PROGRAMS = 132 * 6
 CHANNELS_AT_LEAST = 8
 
 
-@lru_cache(maxsize=1024)
 def choose_config(forward: bool, channels: int, width: int, unit: bool, vector: int) -> LaunchConfig:
     """The launch shape of a kernel.
 
@@ -90,7 +93,6 @@ class Blocks(NamedTuple):
         return self.column_blocks[0] * self.row_blocks[0]
 
 
-@lru_cache(maxsize=1024)
 def cut(config: LaunchConfig, batch: int, channels: int, size: tuple[int, int], vector: int) -> Blocks:
     """As few programs as fill the GPU, each as large as that leaves them."""
     tile = config.tile_h * config.unroll
@@ -100,8 +102,10 @@ def cut(config: LaunchConfig, batch: int, channels: int, size: tuple[int, int], 
         steps = blocks_of(steps, 2)
     rows = blocks_of(size[0], tile * steps)
     share = channels
+    unit = config.channels * config.lanes_c * vector
+    if channels % unit or not (config.loop or channels == unit):
+        raise ValueError(f"config: expected one for {channels} channels, {vector} to 128 bits, got {config}")
     if config.loop:
-        unit = config.channels * config.lanes_c * vector
         wanted = blocks_of(ENOUGH_PROGRAMS, max(1, batch) * columns * rows)
         share = unit * max(blocks_of(min(channels, CHANNELS_AT_LEAST), unit), blocks_of(channels, unit * wanted))
     return Blocks(share, steps, divisor(columns), divisor(rows), divisor(blocks_of(channels, share)))

@@ -97,34 +97,36 @@ def warmup(
     device: torch.device | str = "cuda",
     image_gradient: bool = True,
     theta_gradient: bool = True,
+    theta_dtype: torch.dtype | None = None,
 ) -> float:
     """Compiles and loads the kernels of a warp before they are needed: seconds that a first call would take instead.
 
     One call forward, and backward if a gradient is asked for, on zeros of that shape. What is compiled serves every
-    batch, height and width, and most numbers of channels: 1, 3, the multiples of 8 and all others have kernels of their
-    own, and so have outputs of at most 16 columns. Triton keeps compiled code on disk, where the next process finds it.
+    batch (N = 1 is enough), height and width; other numbers of channels, outputs of at most 16 columns, another layout
+    or dtype can have kernels of their own. Triton keeps compiled code on disk, where the next process finds it.
 
     Args:
         shape: (N, C, H, W) of the image.
         size: (h, w) of the output; the image's own by default.
-        transform: its name or an object; theta is the identity, float32 (float64 for float64 images).
+        transform: its name or an object; theta is the identity.
         mode, padding_mode, align_corners: as in `affine_sample`.
         dtype, memory_format, device: of the image.
         image_gradient, theta_gradient: which gradients will be needed, together, of the one call backward.
+        theta_dtype: float32, or float64 for float64 images, by default.
 
     Returns:
         The seconds that it took, with the device waited for.
     """
     start = time.perf_counter()
     transform = find_transform(transform)
-    image = torch.zeros(_whole_numbers(shape), dtype=dtype, device=device)
-    check_image("shape", image)
-    image = image.contiguous(memory_format=memory_format).requires_grad_(image_gradient)
-    hw = check_size(image.shape[2:] if size is None else size)
-    wide = torch.promote_types(dtype, torch.float32)
-    theta = transform.identity(hw, align_corners=bool(align_corners), dtype=wide, device=device)
-    theta = theta.repeat(image.shape[0], *[1] * theta.dim()).requires_grad_(theta_gradient)
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        image = torch.zeros(_whole_numbers(shape), dtype=dtype, device=device)
+        check_image("shape", image)
+        image = image.contiguous(memory_format=memory_format).requires_grad_(image_gradient)
+        hw = check_size(image.shape[2:] if size is None else size)
+        wide = theta_dtype or torch.promote_types(dtype, torch.float32)
+        theta = transform.identity(hw, align_corners=bool(align_corners), dtype=wide, device=device)
+        theta = theta.repeat(image.shape[0], *[1] * theta.dim()).requires_grad_(theta_gradient)
         out = transform_sample(
             transform, image, theta, hw, mode=mode, padding_mode=padding_mode, align_corners=align_corners
         )

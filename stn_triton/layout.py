@@ -53,6 +53,6 @@ def memory_format(shape: torch.Size, stride: tuple[int, ...]) -> torch.memory_fo
     return torch.channels_last if neighbours else torch.contiguous_format
 
 
-def strides_of(shape: tuple[int, ...], memory_format: torch.memory_format) -> tuple[int, ...]:
+def fresh_strides(shape: tuple[int, ...], memory_format: torch.memory_format) -> tuple[int, ...]:
     """The strides of a fresh tensor."""
     return torch.empty(shape, device="meta", memory_format=memory_format).stride()

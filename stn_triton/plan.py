@@ -11,7 +11,7 @@ from .configs import INTERPRETER, Blocks, LaunchConfig, choose_config, cut
 from .kernels import coordinates, samplers
 from .kernels.language import tl
 from .kernels.warp import warp_forward
-from .layout import ImageLike, TensorLayout, memory_format, strides_of
+from .layout import ImageLike, TensorLayout, fresh_strides, memory_format
 from .spec import WarpSpec
 
 SAMPLERS = {"nearest": samplers.nearest, "bilinear": samplers.bilinear}
@@ -38,7 +38,7 @@ def plan_forward(spec: WarpSpec, image: TensorLayout, theta: TensorLayout) -> Pl
     batch, channels = image.shape[:2]
     shape = (batch, channels, *spec.size)
     out_format = memory_format(image.shape, image.stride)
-    out = TensorLayout(torch.Size(shape), strides_of(shape, out_format), image.dtype, True)
+    out = TensorLayout(torch.Size(shape), fresh_strides(shape, out_format), image.dtype, True)
     unit, vector = neighbours(image, out)
     config = _config(True, channels, spec, unit, vector)
     blocks = cut(config, batch, channels, spec.size, vector)

@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 from bench.codegen.assembly import parse_gcn, parse_sass
 from bench.codegen.cases import checked
 from bench.codegen.check import worse
-from bench.codegen.count import GCN, SASS, Work, paths
+from bench.codegen.count import GCN, SASS, Share, Work, paths
 from bench.codegen.flow import control_flow
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,7 +73,9 @@ def test_sass_paths():
     assert (short.pixel, short.channel, short.prologue) == (4, 0, 3)  # MOV, BRA, ..., EXIT
     # FADD, BRA, FADD (the longer way), FADD, BRA, then the loop, BRA, EXIT, BRA: not the remainder's two.
     assert (long.pixel, long.channel) == (8, 1)  # four instructions for four elements
-    assert long.per_pixel(channels=16, lanes=2) == 32
+    share = Share(channels=16, channel_blocks=3, lanes=2, tiles=4)
+    assert long.per_pixel(share, with_prologue=False) == 8 * 2 * 3 + 16
+    assert long.per_pixel(share, with_prologue=True) == (8 + long.prologue / 4) * 2 * 3 + 16
 
 
 def test_gcn_paths():
@@ -86,6 +88,7 @@ def test_what_got_worse_is_named():
     assert list(worse(before, before)) == []
     assert list(worse({**before, "registers": 30}, before)) == []
     after = {"registers": 40, "loads": {"32": 16}, "paths": {"masked": {"pixel": 62.5}}}
+    assert list(worse({**before, "paths": {}}, before)) == ["paths masked is lost"]
     assert list(worse(after, before)) == ["registers 32 -> 40", "loads 32 0 -> 16", "paths masked pixel 62 -> 62.5"]
 
 

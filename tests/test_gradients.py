@@ -135,7 +135,7 @@ def test_shuffling_shuffles(kernel_path, monkeypatch):
     """The instrument itself: a kernel that depends on the order of programs shows it."""
     if not plan.INTERPRETED:
         pytest.skip("a GPU orders programs itself")
-    from order_kernel import last_program
+    from device_code import last_program
 
     shuffle_programs(monkeypatch)
     seen = set()

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from device_code import astray
 from test_warp import check
 
 from stn_triton import TRANSFORMS, affine_sample, configs, launch, plan, warmup
@@ -30,11 +31,9 @@ def test_every_form(kernel_path, monkeypatch, transform, form, padding_mode):
     channels, config = FORMS[form]
     monkeypatch.setattr(plan, "_config", lambda *args: config)
     monkeypatch.setattr(configs, "CHANNELS_AT_LEAST", 1)
-    cut.cache_clear()
     layout = torch.channels_last if "last" in form else torch.contiguous_format
     shape, size = (1, channels, 12, 11), (6, 7)
     check(kernel_path, transform, "bilinear", padding_mode, False, torch.float32, shape, size, layout)
-    cut.cache_clear()
 
 
 def test_channels_are_split_among_programs():
@@ -67,7 +66,7 @@ def test_an_unchecked_tile_never_leaves_the_image(kernel_path, monkeypatch):
     """
     size = (6, 7)
     rng = np.random.default_rng(0)
-    n = 200
+    n = 120
     memory = torch.full((n, 1, 9, 10), float("nan"))
     image = memory[:, :, 2:-2, 2:-2]
     image.copy_(torch.randn(image.shape))
@@ -85,13 +84,55 @@ def test_an_unchecked_tile_never_leaves_the_image(kernel_path, monkeypatch):
     theta += rng.integers(-3, 4, theta.shape) * np.spacing(np.abs(theta))
     image, theta = image.to(kernel_path.device), torch.tensor(theta, device=kernel_path.device)
     monkeypatch.setattr(plan, "_config", lambda *args: LaunchConfig(8, 8, loop=False))
+    results = checked_and_unchecked(monkeypatch, image, theta, size, "zeros")
+    assert not results[0].isnan().any()
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+@pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection"])
+def test_bounds_checks_change_nothing(kernel_path, monkeypatch, padding_mode, mode, align_corners):
+    """Inside the image every padding rule leaves a point where it is: outputs and gradients are the same bits."""
+    monkeypatch.setattr(plan, "_config", lambda *args: LaunchConfig(4, 4, loop=False, max_steps=2))
+    rng = np.random.default_rng(0)
+    image = torch.randn(3, 1, 37, 41, device=kernel_path.device)
+    theta = torch.tensor(rng.uniform(-0.35, 0.35, (3, 2, 3)), dtype=torch.float32, device=kernel_path.device)
+    options = {"mode": mode, "align_corners": align_corners}
+    results = checked_and_unchecked(monkeypatch, image, theta, (9, 10), padding_mode, gradients=True, **options)
+    for unchecked, checked in zip(*results, strict=True):
+        assert torch.equal(unchecked, checked)
+
+
+def test_interior_tiles_are_not_checked(kernel_path, monkeypatch):
+    """A padding rule that leads astray does not show where no pixel needs one, and shows where one does."""
+    image = torch.randn(1, 1, 20, 20, device=kernel_path.device)
+
+    def results(scale):
+        theta = (scale * torch.eye(2, 3, device=kernel_path.device))[None].requires_grad_()
+        out = affine_sample(image, theta)
+        return out, *torch.autograd.grad(out.square().sum(), theta)
+
+    before = [results(scale) for scale in (0.5, 1.5)]
+    monkeypatch.setitem(plan.PADDING_RULES, "zeros", astray)
+    plan.plan_forward.cache_clear()
+    plan.plan_backward.cache_clear()
+    after = [results(scale) for scale in (0.5, 1.5)]
+    same = [[torch.equal(*pair) for pair in zip(*runs, strict=True)] for runs in zip(before, after, strict=True)]
+    assert same == [[True, True], [False, False]]
+
+
+def checked_and_unchecked(monkeypatch, image, theta, size, padding_mode, gradients=False, **options):
+    """The output, or output and gradients, as the package computes them and with bounds checks everywhere."""
     results = []
     for monotone in (True, False):
         monkeypatch.setattr(type(TRANSFORMS["affine"]), "monotone", monotone)
         plan.plan_forward.cache_clear()
-        results.append(affine_sample(image, theta, size))
-    assert not results[0].isnan().any()
-    assert torch.equal(*results)
+        plan.plan_backward.cache_clear()
+        inputs = [t.clone().requires_grad_() if gradients else t for t in (image, theta)]
+        out = affine_sample(*inputs, size, padding_mode=padding_mode, **options)
+        results.append((out.detach(), *torch.autograd.grad(out.square().sum(), inputs)) if gradients else out)
+    return results
 
 
 @pytest.mark.parametrize("gradients", [(True, True), (True, False), (False, True), (False, False)], ids=str)

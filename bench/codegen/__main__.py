@@ -29,7 +29,7 @@ from .check import Measured, complaints, measure, pinned_file, read_pinned, writ
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m bench.codegen", description="What the compiler makes of the kernels.")
     parser.add_argument("--only", metavar="WORDS", help="cases whose label has all of these words")
-    parser.add_argument("--all", action="store_true", help="the full product of cases, not a covering set")
+    parser.add_argument("--all", action="store_true", help="every choice of a user with every other: hours")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was counted")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--check", action="store_true", help="compare with the pinned figures; exit 1 if one got worse")
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--only: no case has all of the words {words}")
     kernels = measure_all(cases)
     if options.json:
-        figures = {m.label: {"programs": m.programs, **m.count.to_json()} for m in kernels}
+        figures = {m.label: {"programs": m.programs, **m.figures()} for m in kernels}
         options.json.write_text(json.dumps(figures, indent=1))
     if options.pin:
         write_pinned(kernels)
@@ -80,7 +80,7 @@ def check(kernels: list[Measured]) -> int:
 
 COLUMNS = (
     "kernel", "programs", "regs", "spill", "shared", "barriers", "loads", "stores", "atomics", "conv", "mufu",
-    "prologue", "pixel", "channel", "per pixel", "per channel",
+    "prologue", "pixel", "channel", "per pixel", "with prologue",
 )  # fmt: skip
 
 
@@ -93,10 +93,9 @@ def table(kernels: list[Measured]) -> str:
 
 
 def row(measured: Measured) -> tuple[str, ...]:
-    """A kernel's line: ``per pixel`` is of all its channels and of all lanes that share it, without the prologue."""
-    counted, channels = measured.count, measured.channels
+    """A kernel's line: ``per pixel`` is of all its channels, and of all lanes and programs that share it."""
+    counted = measured.count
     paths = counted.paths.values()
-    per_pixel = [path.per_pixel(channels, measured.lanes) for path in paths]
 
     def kinds(counts: dict[str, int]) -> str:
         return " ".join(f"{n}x{kind}" for kind, n in counts.items()) or "-"
@@ -109,7 +108,9 @@ def row(measured: Measured) -> tuple[str, ...]:
         str(counted.barriers), kinds(counted.loads), kinds(counted.stores), kinds(counted.atomics),
         str(counted.conversions), str(counted.special),
         pair([path.prologue for path in paths]), pair([path.pixel for path in paths]),
-        pair([path.channel for path in paths]), pair(per_pixel), pair([figure / channels for figure in per_pixel]),
+        pair([path.channel for path in paths]),
+        pair([path.per_pixel(measured.share, with_prologue=False) for path in paths]),
+        pair([path.per_pixel(measured.share, with_prologue=True) for path in paths]),
     )  # fmt: skip
 
 

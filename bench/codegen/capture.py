@@ -78,14 +78,18 @@ def compiled_for(target: str) -> Iterator[list[Launch]]:
         compiled = kernel.warmup(*args, grid=(programs,), **options)
         launches.append(Launch(compiled, programs, dict(zip(kernel.arg_names, args, strict=True))))
 
-    driver.set_active(StubDriver(TARGETS[target]))
+    before = driver._active  # `reset_active` would look for a GPU
     forget_plans()  # they hold the number of warps
-    with (
-        mock.patch.object(launch, "_launch", compile_only),
-        mock.patch.object(plan, "LANES_PER_WARP", TARGETS[target].warp_size),
-    ):
-        yield launches
-    forget_plans()
+    try:
+        driver.set_active(StubDriver(TARGETS[target]))
+        with (
+            mock.patch.object(launch, "_launch", compile_only),
+            mock.patch.object(plan, "LANES_PER_WARP", TARGETS[target].warp_size),
+        ):
+            yield launches
+    finally:
+        driver._active = before
+        forget_plans()
 
 
 def forget_plans() -> None:

@@ -13,7 +13,7 @@ import triton
 
 from .capture import Launch
 from .cases import Case
-from .count import Count, count
+from .count import Count, Share, count
 
 
 @dataclass(frozen=True)
@@ -22,19 +22,24 @@ class Measured:
 
     label: str
     programs: int
-    channels: int
-    lanes: int  #: that share a pixel
+    share: Share
     count: Count
     faults: tuple[str, ...]
+
+    def figures(self) -> dict[str, Any]:
+        """What is pinned: more of any is worse."""
+        paths = self.count.paths.items()
+        return {
+            **self.count.to_json(),
+            "per_pixel": {name: path.per_pixel(self.share, with_prologue=True) for name, path in paths},
+        }
 
 
 def measure(case: Case) -> Measured:
     """Compiles a case's kernel and counts it."""
     (launch,) = case.launches()
     counted = count(launch)
-    arguments = launch.arguments
-    lanes = arguments["BLOCK_C"] // arguments["VECTOR"]
-    return Measured(case.label, launch.programs, arguments["C"], lanes, counted, tuple(faults(launch, counted)))
+    return Measured(case.label, launch.programs, Share.of(launch), counted, tuple(faults(launch, counted)))
 
 
 # In Triton's own IR, since machine code divides integers by way of floats.
@@ -59,16 +64,18 @@ def faults(launch: Launch, counted: Count) -> Iterator[str]:
             yield f"has a barrier in the {name} loop"
         if path.shared:
             yield f"goes through shared memory in the {name} loop over channels"
-    if not counted.paths:
-        yield "has no loop over tiles"
+    if len(counted.paths) != 1 + launch.arguments["MONOTONE"]:
+        yield f"has {len(counted.paths)} loops over tiles: {', '.join(counted.paths) or 'none'}"
     vector = 8 * launch.arguments["VECTOR"] * launch.arguments["image"].element_size()
-    if launch.arguments["VECTOR"] > 1 and not any(int(bits) >= min(vector, 64) for bits in counted.loads):
+    if launch.arguments["VECTOR"] > 1 and not any(int(bits) >= vector for bits in counted.loads):
         yield f"reads no {vector} bits at once"
 
 
 def worse(now: Any, before: Any, name: str = "") -> Iterator[str]:
-    """Every figure that grew, by its name; a kind of instruction that is new has grown from 0."""
+    """Every figure that grew, by its name; a new kind of instruction grew from 0, and no path may be lost."""
     if isinstance(now, dict):
+        if name == "paths" and isinstance(before, dict):
+            yield from (f"{name} {lost} is lost" for lost in before.keys() - now.keys())
         for key, value in now.items():
             yield from worse(value, before.get(key, 0) if isinstance(before, dict) else 0, f"{name} {key}".strip())
     elif now > before:
@@ -88,7 +95,7 @@ def read_pinned() -> dict[str, dict[str, Any]]:
 def write_pinned(kernels: Iterable[Measured]) -> None:
     """Commits to these figures."""
     pinned_file().parent.mkdir(exist_ok=True)
-    lines = ",\n".join(sorted(f"{json.dumps(m.label)}: {json.dumps(m.count.to_json())}" for m in kernels))
+    lines = ",\n".join(sorted(f"{json.dumps(m.label)}: {json.dumps(m.figures())}" for m in kernels))
     pinned_file().write_text(f"{{\n{lines}\n}}\n")
 
 
@@ -100,4 +107,4 @@ def complaints(measured: Measured, pinned: dict[str, dict[str, Any]]) -> Iterato
     if measured.label not in pinned:
         yield "has no pinned figures"
     else:
-        yield from worse(measured.count.to_json(), pinned[measured.label])
+        yield from worse(measured.figures(), pinned[measured.label])

@@ -23,9 +23,27 @@ class Path:
     barriers: int  #: in the loops
     shared: int  #: loads from and stores to shared memory in the loop over channels
 
-    def per_pixel(self, channels: int, lanes: int = 1) -> float:
-        """Of all lanes that share a pixel, for that many channels, without the prologue."""
-        return self.pixel * lanes + self.channel * channels
+    def per_pixel(self, share: Share, with_prologue: bool) -> float:
+        """Of all lanes and all programs that share an output pixel."""
+        once = self.pixel + (self.prologue / share.tiles if with_prologue else 0)
+        return once * share.lanes * share.channel_blocks + self.channel * share.channels
+
+
+@dataclass(frozen=True)
+class Share:
+    """How a launch shares its output among lanes and programs."""
+
+    channels: int  #: C
+    channel_blocks: int = 1  #: programs that take channels of the same pixels
+    lanes: int = 1  #: of a program, that take channels of the same pixel
+    tiles: int = 1  #: that a program walks down, each lane with one pixel of it
+
+    @classmethod
+    def of(cls, launch: Launch) -> Share:
+        """The share of one of the package's own launches."""
+        arguments = launch.arguments
+        lanes = arguments["BLOCK_C"] // arguments["VECTOR"]
+        return cls(arguments["C"], arguments["channel_blocks"], lanes, arguments["steps"] * arguments["UNROLL"])
 
 
 @dataclass(frozen=True)
@@ -87,7 +105,7 @@ def _gcn_width(opcode: str) -> int:
 
 
 SASS = Dialect(
-    parse=parse_sass, load=r"LDG?\b|LD\b", store=r"STG?\b|ST\b", atomic=r"RED|ATOM", width=_sass_width,
+    parse=parse_sass, load=r"LDG?\b", store=r"STG?\b", atomic=r"(RED|ATOM)G?\b", width=_sass_width,
     local_store=r"STL\b", local=r"(LDL|STL)\b", shared=r"(LDS|STS|LDSM|STSM)\b", barrier=r"BAR\b", fence=r"MEMBAR\b",
     conversion=r"(F2I|I2F|F2F|FRND)\b", special=r"MUFU\b",
 )  # fmt: skip
@@ -177,6 +195,8 @@ def paths(root: Region, dialect: Dialect, work: Work) -> dict[str, Path]:
                 shared=sum(bool(re.match(dialect.shared, i.opcode)) for i in (body or own)),
             )
         )
+    if len(found) > 2:
+        raise ValueError(f"expected at most two loops over tiles, got {len(found)}: the compiler made copies")
     found.sort(key=lambda path: path.pixel + path.channel)
     return dict(zip(("unmasked", "masked")[2 - len(found) :], found, strict=True))
 

@@ -91,5 +91,9 @@ def reflection(t, n, inverse_span, ALIGN_CORNERS: constexpr):
     flips = tl.floor(distance * inverse_span)
     extra = tl.fma(-flips, span, distance)
     odd = flips - 2 * tl.floor(flips * 0.5) == 1
-    mirrored, slope, known = border(tl.where(odd, span - extra, extra) + low, n, inverse_span, ALIGN_CORNERS)
-    return mirrored, tl.where((from_low < 0) == odd, slope, -slope), known
+    # Inside the image exactly t: there and back again would round, and a tile without bounds checks does not go.
+    inside = (t > 0) & (t < n - 1)
+    mirrored = tl.where(inside, t, tl.where(odd, span - extra, extra) + low)
+    turned = (from_low < 0) != odd
+    mirrored, slope, known = border(mirrored, n, inverse_span, ALIGN_CORNERS)
+    return mirrored, tl.where(turned & ~inside, -slope, slope), known

@@ -13,7 +13,7 @@ from .language import constexpr, jit, tl
 def divide(value, divisor, multiplier, shift):
     """(value // divisor, value % divisor) for 0 <= value < 2^31, without a division's twenty instructions.
 
-    ``multiplier`` and ``shift`` are those of `stn_triton.launch.Blocks`.
+    ``multiplier`` and ``shift`` are `stn_triton.configs.divisor`'s.
     """
     high = tl.umulhi(value.to(tl.uint32), multiplier.to(tl.uint32))
     quotient = ((high + value.to(tl.uint32)) >> shift.to(tl.uint32)).to(tl.int32)
@@ -33,7 +33,7 @@ def own_block(column_blocks, row_blocks, channel_blocks, SPLIT: constexpr):
 
 
 @jit
-def strides_of(stride_c, stride_h, stride_w, INDEX: constexpr, UNIT: constexpr, VECTOR: constexpr):
+def typed_strides(stride_c, stride_h, stride_w, INDEX: constexpr, UNIT: constexpr, VECTOR: constexpr):
     """A tensor's strides (c, h, w), with what the compiler is to know of them.
 
     UNIT: the pixels of a row are neighbours. VECTOR: the channels of a pixel are, and pixels begin at multiples of it.
@@ -48,9 +48,10 @@ def strides_of(stride_c, stride_h, stride_w, INDEX: constexpr, UNIT: constexpr, 
 
 @jit
 def plane_of(tensor, n, stride_n, channel, stride_c, VECTOR: constexpr):
-    """Where a sample's channel begins, in 64 bits."""
+    """Where a sample's channel begins, in 64 bits; with VECTOR at a multiple of as many elements."""
     plane = tensor + n.to(tl.int64) * stride_n + channel.to(tl.int64) * stride_c
-    return tl.multiple_of(plane, 16) if VECTOR > 1 else plane
+    SIZE: constexpr = tensor.dtype.element_ty.primitive_bitwidth // 8
+    return tl.multiple_of(plane, VECTOR * SIZE) if VECTOR > 1 else plane
 
 
 @jit

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from .coordinates import axis_frame, largest, smallest
 from .language import constexpr, float64, int64, jit, tl
-from .programs import own_block, pixels, plane_of, strides_of
+from .programs import own_block, pixels, plane_of, typed_strides
 from .samplers import multiply, no_products, read, scatter, slope
 
 
@@ -162,8 +162,8 @@ def warp_forward(
     state = LOAD(
         theta + n.to(tl.int64) * theta_stride_n, theta_stride_0, theta_stride_1, theta_stride_2, axes, ACC, INDEX
     )
-    image_strides = strides_of(image_stride_c, image_stride_h, image_stride_w, INDEX, UNIT, VECTOR)
-    out_strides = strides_of(out_stride_c, out_stride_h, out_stride_w, INDEX, UNIT, VECTOR)
+    image_strides = typed_strides(image_stride_c, image_stride_h, image_stride_w, INDEX, UNIT, VECTOR)
+    out_strides = typed_strides(out_stride_c, out_stride_h, out_stride_w, INDEX, UNIT, VECTOR)
     first_channel = channel_block * channels
     image = plane_of(image, n, image_stride_n, first_channel, image_stride_c, VECTOR)
     out = plane_of(out, n, out_stride_n, first_channel, out_stride_c, VECTOR)
@@ -285,9 +285,9 @@ def warp_backward(
     state = LOAD(
         theta + n.to(tl.int64) * theta_stride_n, theta_stride_0, theta_stride_1, theta_stride_2, axes, ACC, INDEX
     )
-    image_strides = strides_of(image_stride_c, image_stride_h, image_stride_w, INDEX, UNIT, VECTOR)
-    d_image_strides = strides_of(d_image_stride_c, d_image_stride_h, d_image_stride_w, INDEX, UNIT, VECTOR)
-    d_out_strides = strides_of(out_stride_c, out_stride_h, out_stride_w, INDEX, False, VECTOR)
+    image_strides = typed_strides(image_stride_c, image_stride_h, image_stride_w, INDEX, UNIT, VECTOR)
+    d_image_strides = typed_strides(d_image_stride_c, d_image_stride_h, d_image_stride_w, INDEX, UNIT, VECTOR)
+    d_out_strides = typed_strides(out_stride_c, out_stride_h, out_stride_w, INDEX, False, VECTOR)
     first_channel = channel_block * channels
     image = plane_of(image, n, image_stride_n, first_channel, image_stride_c, VECTOR)
     d_image = plane_of(d_image, n, d_image_stride_n, first_channel, d_image_stride_c, VECTOR)

@@ -35,8 +35,9 @@ class Transform(ABC):
     padding_answers_nonfinite: ClassVar[bool] = False
     load: ClassVar[Any]
     source: ClassVar[Any]
-    #: u and v are monotone in x and in y as ``source`` computes them: between points inside the image lie none outside.
-    monotone: ClassVar[bool]
+    #: A promise that switches bounds checks off. ``source`` uses x and y alone, not row, column or live, and its u and
+    #: v are monotone in x and in y, every rounding included: between points inside the image lie none outside.
+    monotone: ClassVar[bool] = False
     start: ClassVar[Any]
     adjoint: ClassVar[Any]
     store: ClassVar[Any]

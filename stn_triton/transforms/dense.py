@@ -63,7 +63,7 @@ class Dense(Transform):
     name = "dense"
     layout = "(N, h, w, 2)"
     padding_answers_nonfinite = True
-    load, source, monotone = dense_load, dense_source, False
+    load, source = dense_load, dense_source
     start, adjoint, store = dense_start, dense_adjoint, dense_store
 
     def parameter_shape(self, size):
