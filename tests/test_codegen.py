@@ -38,10 +38,11 @@ SASS_TEXT = """
         /*0100*/                   BRA 0x0130 ;
         /*0110*/                   LDG.E R4, desc[UR4][R2.64] ;
         /*0120*/                   STG.E desc[UR4][R2.64], R4 ;
-        /*0130*/               @P6 EXIT ;
+        /*0130*/              @!P6 CALL.REL.NOINC 0x0150 ;
         /*0140*/                   BRA 0x0070 ;
-        /*0150*/                   BRA 0x0150 ;
-        /*0160*/                   NOP ;
+        /*0150*/                   EXIT ;
+        /*0160*/                   BRA 0x0160 ;
+        /*0170*/                   NOP ;
 """
 
 GCN_TEXT = """
@@ -67,11 +68,11 @@ kernel:
 
 def test_sass_paths():
     code = parse_sass(SASS_TEXT)
-    assert len(code) == 21  # without the padding
+    assert len(code) == 22  # without the padding
     found = paths(control_flow(code), SASS, Work())
     short, long = found["unmasked"], found["masked"]
     assert (short.pixel, short.channel, short.prologue) == (4, 0, 3)  # MOV, BRA, ..., EXIT
-    # FADD, BRA, FADD (the longer way), FADD, BRA, then the loop, BRA, EXIT, BRA: not the remainder's two.
+    # FADD, BRA, FADD (the longer way), FADD, BRA, then the loop, BRA, CALL, BRA: not the remainder's two.
     assert (long.pixel, long.channel) == (8, 1)  # four instructions for four elements
     share = Share(channels=16, channel_blocks=3, lanes=2, tiles=4)
     assert long.per_pixel(share, with_prologue=False) == 8 * 2 * 3 + 16

@@ -29,7 +29,7 @@ def parse_sass(text: str) -> list[Instruction]:
         guard, opcode, operands = _SASS_PARTS.match(body).groups()
         name = opcode.split(".")[0]
         target, falls_through, ends = None, True, name in ("EXIT", "RET")
-        if name in ("BRA", "JMP"):
+        if name in ("BRA", "JMP", "CALL"):  # CALL.REL.NOINC keeps no way back: it leaves loops
             target = re.search(r"0x([0-9a-f]+)\s*$", operands).group(1).zfill(4)
             # BRA.DIV leaves the path where a warp has diverged; a plain target with no condition is a jump.
             falls_through = bool(guard) or not re.fullmatch(r"0x[0-9a-f]+", operands.strip())
