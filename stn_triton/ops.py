@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
-from torch.autograd.function import once_differentiable
 
 from . import eager, launch
 from .layout import ImageLike
@@ -45,7 +44,22 @@ class _Warp(Function):
         return launch.forward(spec, image, theta)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
         image, theta = ctx.saved_tensors
-        return None, *launch.backward(ctx.spec, d_out, image, ctx.like, theta, *ctx.needs_input_grad[1:])
+        differentiate = _Backward.apply if torch.is_grad_enabled() else launch.backward
+        return None, *differentiate(ctx.spec, d_out, image, ctx.like, theta, *ctx.needs_input_grad[1:])
+
+
+class _Backward(Function):
+    """`launch.backward` where a graph of it is asked for: an error if its results are differentiated.
+
+    What `once_differentiable` returns depends on nothing, so that a gradient penalty could be lost silently.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor | None, Tensor | None]:
+        return launch.backward(*args)
+
+    @staticmethod
+    def backward(ctx: Any, *d_gradients: Tensor | None) -> Any:
+        raise RuntimeError("stn_triton's kernels have no second derivatives yet")

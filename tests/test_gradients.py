@@ -153,12 +153,18 @@ def test_half_precision_theta_gradient_keeps_its_dtype(path):
     assert theta.grad.dtype == torch.bfloat16
 
 
-def test_second_derivative_is_an_error_not_a_zero(kernel_path):
+@pytest.mark.parametrize("which", [0, 1], ids=["image", "theta"])
+def test_second_derivative_is_an_error_not_a_zero(kernel_path, which):
+    """Asked for everything, or for one input of a loss that has a first derivative as well."""
+    image = torch.randn(1, 1, 4, 4, device=kernel_path.device, requires_grad=True)
     theta = torch.eye(2, 3, device=kernel_path.device)[None].requires_grad_()
-    out = affine_sample(torch.randn(1, 1, 4, 4, device=kernel_path.device), theta, (3, 3))
-    (d_theta,) = torch.autograd.grad(out.square().sum(), theta, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        d_theta.sum().backward()
+    wanted = (image, theta)[which]
+    loss = affine_sample(image, theta, (3, 3)).square().sum()
+    (gradient,) = torch.autograd.grad(loss, wanted, create_graph=True)
+    penalty = gradient.square().sum()
+    for derive in (lambda: torch.autograd.grad(loss + penalty, wanted, retain_graph=True), penalty.backward):
+        with pytest.raises(RuntimeError, match="no second derivatives"):
+            derive()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, on import
