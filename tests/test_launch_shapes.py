@@ -164,3 +164,21 @@ def test_warmup(path, monkeypatch, gradients):
 def test_warmup_names_a_wrong_shape():
     with pytest.raises(ValueError, match=r"shape: expected shape \(N, C, H, W\)"):
         warmup((2, 4, 5), device="cpu")
+
+
+def test_nothing_is_written_beyond_the_output(kernel_path, monkeypatch):
+    """Tiles reach beyond the output's last row and column; memory after it stays as it was."""
+    buffers = []
+
+    def guarded(shape, **options):
+        buffers.append(torch.full((np.prod(shape) + 100,), float("nan"), dtype=options["dtype"]).to(options["device"]))
+        return buffers[-1][:-100].view(shape)
+
+    monkeypatch.setattr(torch, "empty", guarded)
+    monkeypatch.setattr(plan, "_config", lambda *args: LaunchConfig(2, 4, loop=False, unroll=2, max_steps=2))
+    monkeypatch.setattr(plan, "fresh_strides", lambda shape, layout: (35, 35, 7, 1))
+    image = torch.randn(1, 1, 5, 7, device=kernel_path.device)
+    for scale in (1.0, 0.5):  # with bounds checks, and without
+        out = affine_sample(image, scale * torch.eye(2, 3, device=kernel_path.device)[None])
+        assert out.isfinite().all()
+        assert buffers[-1][-100:].isnan().all()
