@@ -29,10 +29,10 @@ class LaunchConfig(NamedTuple):
 #
 # Where the pixels of a row are neighbours, a warp spans 32 of them: a store is one 128-byte line, a gather near the
 # identity one or two; four rows share most lines they gather. Two tiles a step keep 8 gathers of a lane in flight.
-ONE_CHANNEL = LaunchConfig(4, 32, channels=1, loop=False, unroll=2)  # 44 instructions a pixel; 49 a tile at a time
+ONE_CHANNEL = LaunchConfig(4, 32, channels=1, loop=False, unroll=2)  # 44 instructions a pixel, masked 62
 THREE_CHANNELS = LaunchConfig(4, 32, channels=3, loop=False, unroll=2)  # bases of planes stay in registers: 40 of them
 # Eight channels written out: 15.4 instructions a channel and 41 a pixel, masked 19.5 and 59; a plain loop, which the
-# compiler writes out four times itself, 15.0 and 53, 19.8 and 74. In the backward kernel the plain loop is as good.
+# compiler writes out four times itself, 15.0 and 53, 19.8 and 74. Not tried in the backward kernel.
 EIGHT_CHANNELS = LaunchConfig(4, 32, channels=8)
 ANY_CHANNELS = LaunchConfig(4, 32)
 # At most 16 columns would leave half of a 4 x 32 tile idle; eight pixels still are a 32-byte sector.
@@ -102,12 +102,12 @@ def cut(config: LaunchConfig, batch: int, channels: int, size: tuple[int, int], 
         steps = blocks_of(steps, 2)
     rows = blocks_of(size[0], tile * steps)
     share = channels
-    unit = config.channels * config.lanes_c * vector
-    if channels % unit or not (config.loop or channels == unit):
+    trip = config.channels * config.lanes_c * vector
+    if channels % trip or not (config.loop or channels == trip):
         raise ValueError(f"config: expected one for {channels} channels, {vector} to 128 bits, got {config}")
     if config.loop:
         wanted = blocks_of(ENOUGH_PROGRAMS, max(1, batch) * columns * rows)
-        share = unit * max(blocks_of(min(channels, CHANNELS_AT_LEAST), unit), blocks_of(channels, unit * wanted))
+        share = trip * max(blocks_of(min(channels, CHANNELS_AT_LEAST), trip), blocks_of(channels, trip * wanted))
     return Blocks(share, steps, divisor(columns), divisor(rows), divisor(blocks_of(channels, share)))
 
 

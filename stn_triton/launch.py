@@ -83,7 +83,7 @@ def backward(
     image = image.resolve_neg() if reads_image and image is not None else None
     d_image = like.empty(compute).zero_() if needs_image else None
     layouts = [None if t is None else TensorLayout.of(t) for t in (d_out, image, theta, d_image)]
-    plan = plan_backward(spec, like, *layouts, reads_image)
+    plan = plan_backward(spec, like, *layouts)
     partials = None
     if needs_theta:
         partials = torch.empty(plan.shape, dtype=compute, device=like.device)

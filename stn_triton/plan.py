@@ -62,7 +62,6 @@ def plan_backward(
     image: TensorLayout | None,
     theta: TensorLayout,
     d_image: TensorLayout | None,
-    reads_image: bool,
 ) -> Plan:
     """For `kernels.warp.warp_backward`; ``image`` and ``d_image`` are None where they are not read and not written."""
     batch, channels = like.shape[:2]
@@ -78,7 +77,7 @@ def plan_backward(
         transform.start, transform.adjoint, transform.store,
         PADDING_RULES[spec.padding_mode], SAMPLERS[spec.mode],
         spec.align_corners, _accumulator(spec, like.shape, like.dtype), _index(theta, read, d_out, added), unit, vector,
-        d_image is not None, reads_image,
+        d_image is not None, image is not None,
         config.tile_h, config.tile_w, config.lanes_c * vector, config.channels, config.loop, config.unroll,
     )  # fmt: skip
     shape = transform.partials_shape(batch, blocks.channel_blocks[0], blocks.tiles, spec.size)

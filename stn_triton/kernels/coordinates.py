@@ -25,6 +25,12 @@ def axis_frame(n, ratio, pitch, inverse, ALIGN_CORNERS: constexpr, ACC: constexp
 
 
 @jit
+def centre_of(n, ACC: constexpr):
+    """The middle of n target pixels, and the distance of the last one from it."""
+    return (n - 1).to(ACC) * 0.5
+
+
+@jit
 def smallest(a, b, c, d):
     """The least of four, NaN if one of them is."""
     NAN: constexpr = tl.PropagateNan.ALL

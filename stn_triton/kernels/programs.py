@@ -47,6 +47,13 @@ def typed_strides(stride_c, stride_h, stride_w, INDEX: constexpr, UNIT: constexp
 
 
 @jit
+def offset_of(row, column, channel, strides):
+    """Elements from where a sample's plane begins to a pixel's channel."""
+    stride_c, stride_h, stride_w = strides
+    return row * stride_h + column * stride_w + channel * stride_c
+
+
+@jit
 def plane_of(tensor, n, stride_n, channel, stride_c, VECTOR: constexpr):
     """Where a sample's channel begins, in 64 bits; with VECTOR at a multiple of as many elements."""
     plane = tensor + n.to(tl.int64) * stride_n + channel.to(tl.int64) * stride_c

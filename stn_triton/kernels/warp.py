@@ -21,9 +21,9 @@ bounds checks (``not MASKED``).
 
 from __future__ import annotations
 
-from .coordinates import axis_frame, largest, smallest
+from .coordinates import axis_frame, centre_of, largest, smallest
 from .language import constexpr, float64, int64, jit, tl
-from .programs import own_block, pixels, plane_of, typed_strides
+from .programs import offset_of, own_block, pixels, plane_of, typed_strides
 from .samplers import multiply, no_products, read, scatter, slope
 
 
@@ -58,7 +58,7 @@ def lies_inside(state, row, column, rows, columns, sizes, axes, SOURCE: constexp
     that the pixels go through. A corner that is not a number is not inside.
     """
     h, w, H, W = sizes
-    half_w, half_h = (w - 1).to(ACC) * 0.5, (h - 1).to(ACC) * 0.5
+    half_w, half_h = centre_of(w, ACC), centre_of(h, ACC)
     last_row, last_column = tl.minimum(row + rows, h) - 1, tl.minimum(column + columns, w) - 1
     x0, x1 = column.to(ACC) - half_w, last_column.to(ACC) - half_w
     y0, y1 = row.to(ACC) - half_h, last_row.to(ACC) - half_h
@@ -93,11 +93,11 @@ def forward_tiles(
 ):  # fmt: skip
     """`warp_forward` from the first tile, whose pixels are (row, column), to the last."""
     image_c, image_h, image_w = image_strides
-    out_c, out_h, out_w = out_strides
+    out_c, out_h = out_strides[0], out_strides[1]
     h, w, H, W = sizes
     channel = tl.arange(0, BLOCK_C)[None, :]
-    target = out + (row * out_h + column * out_w + channel * out_c)
-    last_x, last_y = (w - 1).to(ACC) * 0.5, (h - 1).to(ACC) * 0.5
+    target = out + offset_of(row, column, channel, out_strides)
+    last_x, last_y = centre_of(w, ACC), centre_of(h, ACC)
     x, y = column.to(ACC) - last_x, row.to(ACC) - last_y
     live_x = x <= last_x
     if not MASKED:
@@ -110,7 +110,7 @@ def forward_tiles(
                 SOURCE, PAD, ALIGN_CORNERS, MASKED,
             )  # fmt: skip
             i, j, taps = TAPS(u, v, H, W, seen, MASKED)
-            origin = i * image_h + j * image_w + channel * image_c
+            origin = offset_of(i, j, channel, image_strides)
             if not LOOP:
                 for c in tl.static_range(CHANNELS):
                     value = read(image + c * image_c, origin, taps, image_h, image_w, ACC, MASKED)
@@ -195,13 +195,13 @@ def backward_tiles(
     TILE_H: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr, LOOP: constexpr, UNROLL: constexpr, MASKED: constexpr,
 ):  # fmt: skip
     """`warp_backward` from the first tile, whose pixels are (row, column), to the last; returns what STORE takes."""
-    d_out_c, d_out_h, d_out_w = d_out_strides
+    d_out_c, d_out_h = d_out_strides[0], d_out_strides[1]
     image_c, image_h, image_w = image_strides
     d_image_c, d_image_h, d_image_w = d_image_strides
     h, w, H, W = sizes
     channel = tl.arange(0, BLOCK_C)[None, :]
-    target = d_out + (row * d_out_h + column * d_out_w + channel * d_out_c)
-    last_x, last_y = (w - 1).to(ACC) * 0.5, (h - 1).to(ACC) * 0.5
+    target = d_out + offset_of(row, column, channel, d_out_strides)
+    last_x, last_y = centre_of(w, ACC), centre_of(h, ACC)
     x, y = column.to(ACC) - last_x, row.to(ACC) - last_y
     live_x = x <= last_x
     if not MASKED:
@@ -214,8 +214,8 @@ def backward_tiles(
                 SOURCE, PAD, ALIGN_CORNERS, MASKED,
             )  # fmt: skip
             i, j, taps = TAPS(u, v, H, W, differentiable, MASKED)
-            origin = i * image_h + j * image_w + channel * image_c
-            d_origin = i * d_image_h + j * d_image_w + channel * d_image_c
+            origin = offset_of(i, j, channel, image_strides)
+            d_origin = offset_of(i, j, channel, d_image_strides)
             products = no_products(taps, BLOCK_C, ACC)
             if not LOOP:
                 for c in tl.static_range(CHANNELS):
@@ -316,4 +316,4 @@ def warp_backward(
             TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL, MASKED=True,
         )  # fmt: skip
     if NEEDS_THETA:
-        STORE(partial, d_theta, column.to(ACC) - (w - 1).to(ACC) * 0.5, axes)
+        STORE(partial, d_theta, column.to(ACC) - centre_of(w, ACC), axes)
