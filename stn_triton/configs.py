@@ -31,12 +31,14 @@ class LaunchConfig(NamedTuple):
 # identity one or two; four rows share most lines they gather. Two tiles a step keep 8 gathers of a lane in flight.
 ONE_CHANNEL = LaunchConfig(4, 32, channels=1, loop=False, unroll=2)  # 44 instructions a pixel, masked 62
 THREE_CHANNELS = LaunchConfig(4, 32, channels=3, loop=False, unroll=2)  # bases of planes stay in registers: 40 of them
-# Eight channels written out: 15.4 instructions a channel and 41 a pixel, masked 19.5 and 59; a plain loop, which the
-# compiler writes out four times itself, 15.0 and 53, 19.8 and 74. Not tried in the backward kernel.
-EIGHT_CHANNELS = LaunchConfig(4, 32, channels=8)
+# Forward, channels written out: 14.3 instructions each and 41 a pixel; a plain loop, which the compiler writes out
+# four times itself, 15.2 and 55. Backward the plain loop has fewer: written out, its registers grow to 168.
+SIXTEEN_CHANNELS = LaunchConfig(4, 32, channels=16)
 ANY_CHANNELS = LaunchConfig(4, 32)
-# At most 16 columns would leave half of a 4 x 32 tile idle; eight pixels still are a 32-byte sector.
-NARROW = (16, 8)
+# At most 16 columns would leave half of a 4 x 32 tile idle; eight pixels still are a 32-byte sector. Eight channels at
+# a time, 14.6 instructions each: few pixels need many programs, and sixteen would make half as many.
+NARROW_EIGHT_CHANNELS = LaunchConfig(16, 8, channels=8)
+NARROW_ANY_CHANNELS = LaunchConfig(16, 8)
 # Where the channels of a pixel are neighbours, 16, 4 or 1 lanes share a pixel: 256, 64 or 16 bytes of it at a time.
 # Fewer pixels to a tile, so more steps; eight wide, so that rows share what they gather.
 CHANNELS_LAST = {
@@ -69,8 +71,9 @@ def choose_config(forward: bool, channels: int, width: int, unit: bool, vector: 
     if channels in (1, 3):
         config = ONE_CHANNEL if channels == 1 else THREE_CHANNELS
         return config if unit else config._replace(unroll=1)  # another stride's addresses: two tiles spill on sm_120
-    config = EIGHT_CHANNELS if forward and unit and channels % 8 == 0 else ANY_CHANNELS
-    return config._replace(tile_h=NARROW[0], tile_w=NARROW[1]) if width <= 16 and unit else config
+    if width <= 16 and unit:
+        return NARROW_EIGHT_CHANNELS if forward and channels % 8 == 0 else NARROW_ANY_CHANNELS
+    return SIXTEEN_CHANNELS if forward and unit and channels % 16 == 0 else ANY_CHANNELS
 
 
 class Blocks(NamedTuple):

@@ -50,7 +50,7 @@ MUTANTS = {
         "kernels/samplers.py", "return plane + down * stride_h + origin + right * stride_w", "return plane + down * stride_h + origin + right * stride_h",
     ),
     "channel stride taken for granted": (
-        "kernels/warp.py", "value = read(image + c * image_c, origin,", "value = read(image + c * H * W, origin,",
+        "kernels/warp.py", "loaded, image + c * image_c, origin, taps", "loaded, image + c * H * W, origin, taps",
     ),
     "floor that rounds": (
         "kernels/coordinates.py", "above = rounded > t", "above = rounded > t + 1",
@@ -140,7 +140,16 @@ MUTANTS = {
         "kernels/warp.py", "sample = n.to(tl.int64) * channel_blocks + channel_block", "sample = n.to(tl.int64)",
     ),
     "products of the last channel only": (
-        "kernels/samplers.py", "ACC, MASKED), products[k]),)", "ACC, MASKED), products[k] * 0),)",
+        "kernels/samplers.py", "value.to(ACC), products[k]),)", "value.to(ACC), products[k] * 0),)",
+    ),
+    "a missed tap keeps what another tile read": (
+        "kernels/samplers.py", "zeros += (tl.zeros([taps[0][2].shape[0], BLOCK_C], DTYPE),)", "zeros += (tl.full([taps[0][2].shape[0], BLOCK_C], 1, DTYPE),)",
+    ),
+    "no program takes the loop without bounds checks": (
+        "kernels/warp.py", "return inside_x & (smallest(v00", "return inside_x & (1 < smallest(v00, v01, v10, v11) - largest(v00, v01, v10, v11)) & (smallest(v00",
+    ),
+    "a channel of the trip read twice": (
+        "kernels/warp.py", "at = origin + c * (BLOCK_C * image_c)\n                        value", "at = origin + (c // 2) * (BLOCK_C * image_c)\n                        value",
     ),
     "CPU path lets NaN through": (
         "eager.py", "bounded = is_bounded(theta)", "bounded = True",

@@ -61,37 +61,51 @@ def pointer(plane, origin, tap, stride_h, stride_w):
 
 
 @jit
-def load(plane, origin, tap, stride_h, stride_w, ACC: constexpr, MASKED: constexpr):
-    """A tap's pixels; 0 where it misses the image."""
-    source = pointer(plane, origin, tap, stride_h, stride_w)
-    return (tl.load(source, mask=tap[5], other=0.0) if MASKED else tl.load(source)).to(ACC)
-
-
-@jit
-def read(plane, origin, taps, stride_h, stride_w, ACC: constexpr, MASKED: constexpr):
-    """sum of weight * U over the taps of one channel plane."""
-    total = tl.zeros(origin.shape, ACC)
-    for k in tl.static_range(len(taps)):
-        total = tl.fma(taps[k][2], load(plane, origin, taps[k], stride_h, stride_w, ACC, MASKED), total)
-    return total
-
-
-@jit
-def no_products(taps, BLOCK_C: constexpr, ACC: constexpr):
-    """What `multiply` starts from: a zero for every tap of every lane."""
-    products = ()
+def zero_per_tap(taps, BLOCK_C: constexpr, DTYPE: constexpr):
+    """A zero for every tap of every lane: what sums and values start from."""
+    zeros = ()
     for _tap in tl.static_range(len(taps)):
-        products += (tl.zeros([taps[0][2].shape[0], BLOCK_C], ACC),)
-    return products
+        zeros += (tl.zeros([taps[0][2].shape[0], BLOCK_C], DTYPE),)
+    return zeros
 
 
 @jit
-def multiply(products, d_value, plane, origin, taps, stride_h, stride_w, ACC: constexpr, MASKED: constexpr):
-    """Adds d_value * U to every tap's product: what the derivatives of `read` are made of, channel by channel."""
-    sums = ()
+def load(before, plane, origin, tap, stride_h, stride_w, MASKED: constexpr):
+    """A tap's pixels; 0 where it misses the image.
+
+    ``before`` is what it loaded from the channel before, or zeros: a tap that misses one channel misses all, so its
+    lane keeps what it has, and no register is cleared channel by channel.
+    """
+    source = pointer(plane, origin, tap, stride_h, stride_w)
+    if not MASKED:
+        return tl.load(source)
+    elif origin.shape[1] == 1:
+        return tl.load(source, mask=tap[5], other=before)
+    else:  # 128 bits of every tap would fill the registers
+        return tl.load(source, mask=tap[5], other=0.0)
+
+
+@jit
+def read(before, plane, origin, taps, stride_h, stride_w, ACC: constexpr, MASKED: constexpr):
+    """(sum of weight * U over the taps of one channel plane, what each tap loaded)."""
+    total = tl.zeros(origin.shape, ACC)
+    loaded = ()
     for k in tl.static_range(len(taps)):
-        sums += (tl.fma(d_value, load(plane, origin, taps[k], stride_h, stride_w, ACC, MASKED), products[k]),)
-    return sums
+        value = load(before[k], plane, origin, taps[k], stride_h, stride_w, MASKED)
+        total = tl.fma(taps[k][2], value.to(ACC), total)
+        loaded += (value,)
+    return total, loaded
+
+
+@jit
+def multiply(products, d_value, before, plane, origin, taps, stride_h, stride_w, ACC: constexpr, MASKED: constexpr):
+    """Adds d_value * U to every tap's product: what the derivatives of `read` are made of, channel by channel."""
+    sums, loaded = (), ()
+    for k in tl.static_range(len(taps)):
+        value = load(before[k], plane, origin, taps[k], stride_h, stride_w, MASKED)
+        sums += (tl.fma(d_value, value.to(ACC), products[k]),)
+        loaded += (value,)
+    return sums, loaded
 
 
 @jit

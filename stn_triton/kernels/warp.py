@@ -24,7 +24,7 @@ from __future__ import annotations
 from .coordinates import axis_frame, centre_of, largest, smallest
 from .language import constexpr, float64, int64, jit, tl
 from .programs import offset_of, own_block, pixels, plane_of, typed_strides
-from .samplers import multiply, no_products, read, scatter, slope
+from .samplers import multiply, read, scatter, slope, zero_per_tap
 
 
 @jit
@@ -111,18 +111,20 @@ def forward_tiles(
             )  # fmt: skip
             i, j, taps = TAPS(u, v, H, W, seen, MASKED)
             origin = offset_of(i, j, channel, image_strides)
+            loaded = zero_per_tap(taps, BLOCK_C, image.dtype.element_ty)
             if not LOOP:
                 for c in tl.static_range(CHANNELS):
-                    value = read(image + c * image_c, origin, taps, image_h, image_w, ACC, MASKED)
+                    value, loaded = read(loaded, image + c * image_c, origin, taps, image_h, image_w, ACC, MASKED)
                     tl.store(target + c * out_c, value.to(out.dtype.element_ty), mask=live)
             else:
                 plane = target
                 for _block in range(0, channels, BLOCK_C * CHANNELS):
-                    for _channel in tl.static_range(CHANNELS):
-                        value = read(image, origin, taps, image_h, image_w, ACC, MASKED)
+                    for c in tl.static_range(CHANNELS):
+                        at = origin + c * (BLOCK_C * image_c)
+                        value, loaded = read(loaded, image, at, taps, image_h, image_w, ACC, MASKED)
                         tl.store(plane, value.to(out.dtype.element_ty), mask=live)
-                        origin += BLOCK_C * image_c
                         plane += BLOCK_C * out_c
+                    origin += CHANNELS * BLOCK_C * image_c
             row += TILE_H
             y += TILE_H
             target += TILE_H * out_h
@@ -216,7 +218,8 @@ def backward_tiles(
             i, j, taps = TAPS(u, v, H, W, differentiable, MASKED)
             origin = offset_of(i, j, channel, image_strides)
             d_origin = offset_of(i, j, channel, d_image_strides)
-            products = no_products(taps, BLOCK_C, ACC)
+            products = zero_per_tap(taps, BLOCK_C, ACC)
+            loaded = zero_per_tap(taps, BLOCK_C, image.dtype.element_ty)
             if not LOOP:
                 for c in tl.static_range(CHANNELS):
                     d_value = tl.load(target + c * d_out_c, mask=differentiable, other=0.0).to(ACC)
@@ -224,19 +227,25 @@ def backward_tiles(
                         scatter(d_image + c * d_image_c, d_origin, taps, d_image_h, d_image_w, d_value)
                     if NEEDS_THETA:
                         plane = image + c * image_c
-                        products = multiply(products, d_value, plane, origin, taps, image_h, image_w, ACC, MASKED)
+                        products, loaded = multiply(
+                            products, d_value, loaded, plane, origin, taps, image_h, image_w, ACC, MASKED
+                        )
             else:
                 plane = target
                 for _block in range(0, channels, BLOCK_C * CHANNELS):
-                    for _channel in tl.static_range(CHANNELS):
+                    for c in tl.static_range(CHANNELS):
                         d_value = tl.load(plane, mask=differentiable, other=0.0).to(ACC)
                         if NEEDS_IMAGE:
-                            scatter(d_image, d_origin, taps, d_image_h, d_image_w, d_value)
+                            at = d_origin + c * (BLOCK_C * d_image_c)
+                            scatter(d_image, at, taps, d_image_h, d_image_w, d_value)
                         if NEEDS_THETA:
-                            products = multiply(products, d_value, image, origin, taps, image_h, image_w, ACC, MASKED)
+                            at = origin + c * (BLOCK_C * image_c)
+                            products, loaded = multiply(
+                                products, d_value, loaded, image, at, taps, image_h, image_w, ACC, MASKED
+                            )
                         plane += BLOCK_C * d_out_c
-                        origin += BLOCK_C * image_c
-                        d_origin += BLOCK_C * d_image_c
+                    origin += CHANNELS * BLOCK_C * image_c
+                    d_origin += CHANNELS * BLOCK_C * d_image_c
             if NEEDS_THETA:
                 d_u, d_v = slope(products, taps)
                 d_u, d_v = tl.where(live, d_u * slope_u, 0.0), tl.where(live, d_v * slope_v, 0.0)
