@@ -55,6 +55,8 @@ def assorted(x, out, n, KIND: tl.constexpr):
         tl.atomic_add(out + k + n, value, sem="relaxed")
     elif KIND == "fence":
         tl.atomic_add(out + k, value)
+    elif KIND == "compare and swap":
+        tl.atomic_cas(out.to(tl.pointer_type(tl.int32)) + k, k, k + n)
     elif KIND == "barrier":
         tl.store(out + k, tl.sum(value, 0) + value)
 
@@ -85,6 +87,7 @@ def known_counts() -> Iterator[str]:
         "conversion": lambda c: c.conversions == 1,
         "atomics": lambda c: c.atomics == {"REDG.ADD.F32": 2} and not c.fences,
         "fence": lambda c: c.fences >= 1,
+        "compare and swap": lambda c: any("CAS" in kind for kind in c.atomics),
         "barrier": lambda c: c.barriers >= 1,
     }
     for kind, holds in expected.items():

@@ -1,21 +1,25 @@
 """The instrument that reads compiled code: on text whose counts are known, and on the package in other processes."""
 
 import os
+import pathlib
 import subprocess
 import sys
-from pathlib import Path
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 pytest.importorskip("triton")
 
 from bench.codegen.assembly import parse_gcn, parse_sass
-from bench.codegen.cases import checked
-from bench.codegen.check import worse
-from bench.codegen.count import GCN, SASS, Share, Work, paths
+from bench.codegen.budget import over_budget
+from bench.codegen.cases import Case, checked
+from bench.codegen.check import faults, worse
+from bench.codegen.count import GCN, SASS, Count, Path, Share, Work, paths
 from bench.codegen.flow import control_flow
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # Two loops over tiles; the second has a loop over channels and its remainder, a branch, and an exit within.
 SASS_TEXT = """
@@ -82,6 +86,81 @@ def test_sass_paths():
 def test_gcn_paths():
     found = paths(control_flow(parse_gcn(GCN_TEXT)), GCN, Work())
     assert (found["masked"].pixel, found["masked"].prologue) == (7, 2)
+
+
+def test_the_unmasked_loop_has_the_loads_that_nothing_guards():
+    """However long it is."""
+    found = paths(control_flow(parse_sass(SASS_TEXT.replace("       LDG.E R2,", "   @P0 LDG.E R2,"))), SASS, Work())
+    assert [path.pixel for path in found.values()] == [4, 8]  # the other one's are guarded, or in a branch
+    unguarded = SASS_TEXT.replace("@P4 LDG", "LDG").replace("       LDG.E R2,", "   @P0 LDG.E R2,")
+    found = paths(control_flow(parse_sass(unguarded)), SASS, Work())
+    assert found["masked"].pixel == 4
+    assert found["unmasked"].pixel == 8
+
+
+def test_three_loops_over_tiles_are_all_reported():
+    third = """
+        /*0160*/                   LDG.E R4, desc[UR4][R2.64] ;
+        /*0170*/               @P0 BRA 0x0160 ;
+        /*0180*/                   EXIT ;
+"""
+    text = SASS_TEXT.replace("/*0150*/                   EXIT", "/*0150*/               @P0 EXIT")
+    text = text[: text.index("        /*0160*/")] + third
+    assert list(paths(control_flow(parse_sass(text)), SASS, Work(loads=1))) == ["loop 0", "loop 1", "loop 2"]
+
+
+def test_a_loop_with_two_entries_is_refused():
+    """Its trips are not counted as straight code."""
+    text = """
+        /*0000*/               @P0 BRA 0x0020 ;
+        /*0010*/                   FADD R0, R0, 1 ;
+        /*0020*/                   FADD R0, R0, 1 ;
+        /*0030*/               @P1 BRA 0x0010 ;
+        /*0040*/                   EXIT ;
+"""
+    with pytest.raises(ValueError, match="one entry"):
+        control_flow(parse_sass(text)).path()
+
+
+LOOP = Path(prologue=200, pixel=44, channel=0, barriers=0, shared=0)
+SOUND = Count(registers=32, spilled=0, shared=0, barriers=0, instructions=400, loads={"32": 8}, paths={"masked": LOOP})
+FAULTY = {
+    "spills 8 bytes": {"spilled": 8},
+    "fences memory": {"fences": 1},
+    "compares and swaps": {"atomics": {"ATOMG.CAS": 1}},
+    "has a barrier in a forward kernel": {"barriers": 1},
+    "has a barrier in the masked loop": {"paths": {"masked": replace(LOOP, barriers=1)}},
+    "goes through shared memory in the masked loop over channels": {"paths": {"masked": replace(LOOP, shared=2)}},
+    "has 0 loops over tiles: none": {"paths": {}},
+    "has 2 loops over tiles: unmasked, masked": {"paths": {"unmasked": LOOP, "masked": LOOP}},
+    "reads no 128 bits at once": {"loads": {"32": 8, "64": 4}},
+}
+
+
+@pytest.mark.parametrize("fault", FAULTY)
+def test_faults_are_named(fault):
+    vector = 4 if "128" in fault else 1
+    arguments = {"out": None, "image": torch.empty(0), "MONOTONE": False, "VECTOR": vector}
+    launch = SimpleNamespace(arguments=arguments, kernel=SimpleNamespace(asm={"ttir": ""}))
+    wide = replace(SOUND, loads={"128": 1})
+    assert list(faults(launch, wide)) == []
+    assert list(faults(launch, replace(wide, **FAULTY[fault]))) == [fault]
+
+
+def test_budget():
+    """Per pixel, and for all channels; not where it is known to be out of reach."""
+    path, share = replace(LOOP, pixel=62), Share(channels=1)
+    assert list(over_budget(Case(shape=(8, 1, 256, 256)), {"masked": path}, share)) == []
+    dearer = {"unmasked": replace(path, pixel=45), "masked": replace(path, pixel=62.5)}
+    expected = ["costs 62.5 instructions a pixel on the masked path, over its budget of 62"]
+    assert list(over_budget(Case(shape=(8, 1, 256, 256)), dearer, share)) == expected
+    assert list(over_budget(Case(shape=(8, 1, 256, 256), work="d_theta"), dearer, share)) == []
+    assert list(over_budget(Case(shape=(8, 1, 256, 256), target="sm_80"), dearer, share)) == []
+    both = Case(shape=(8, 2, 256, 256), work="both", dtype="bfloat16")  # 22 bytes an element
+    limit = 7.8 * 22 * 2
+    for cost, complaints in ((limit - 1, 0), (limit + 1, 1)):
+        found = list(over_budget(both, {"masked": replace(path, pixel=cost)}, Share(channels=2)))
+        assert len(found) == complaints
 
 
 def test_what_got_worse_is_named():

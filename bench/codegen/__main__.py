@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def check(kernels: list[Measured]) -> int:
 
 COLUMNS = (
     "kernel", "programs", "regs", "spill", "shared", "barriers", "loads", "stores", "atomics", "conv", "mufu",
-    "prologue", "pixel", "channel", "per pixel", "with prologue",
+    "prologue", "pixel", "channel", "per pixel", "budget", "with prologue",
 )  # fmt: skip
 
 
@@ -93,23 +94,28 @@ def table(kernels: list[Measured]) -> str:
 
 
 def row(measured: Measured) -> tuple[str, ...]:
-    """A kernel's line: ``per pixel`` is of all its channels, and of all lanes and programs that share it."""
+    """A kernel's line: ``per pixel`` is of all its channels, and of all lanes and programs that share it.
+
+    ``budget`` is for that; what is over it has a star.
+    """
     counted = measured.count
     paths = counted.paths.values()
 
     def kinds(counts: dict[str, int]) -> str:
         return " ".join(f"{n}x{kind}" for kind, n in counts.items()) or "-"
 
-    def pair(figures: list[float]) -> str:
+    def pair(figures: Iterable[float]) -> str:
         return " / ".join(f"{figure:.1f}".removesuffix(".0") for figure in figures)
 
+    per_pixel = [path.per_pixel(measured.share, with_prologue=False) for path in paths]
+    over = any(cost > limit for cost, limit in zip(per_pixel, measured.budget or (), strict=False))
     return (
         measured.label, str(measured.programs), str(counted.registers), str(counted.spilled), str(counted.shared),
         str(counted.barriers), kinds(counted.loads), kinds(counted.stores), kinds(counted.atomics),
         str(counted.conversions), str(counted.special),
         pair([path.prologue for path in paths]), pair([path.pixel for path in paths]),
         pair([path.channel for path in paths]),
-        pair([path.per_pixel(measured.share, with_prologue=False) for path in paths]),
+        pair(per_pixel), pair(dict.fromkeys(measured.budget)) + " *" * over if measured.budget else "-",
         pair([path.per_pixel(measured.share, with_prologue=True) for path in paths]),
     )  # fmt: skip
 

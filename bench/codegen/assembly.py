@@ -12,6 +12,7 @@ class Instruction:
 
     opcode: str
     text: str
+    guarded: bool = False  #: by a predicate: some lanes may skip it
     target: str | None = None  #: the label it may jump to
     falls_through: bool = True  #: whether the next instruction may follow
     ends: bool = False  #: whether the kernel may end here
@@ -35,7 +36,7 @@ def parse_sass(text: str) -> list[Instruction]:
             falls_through = bool(guard) or not re.fullmatch(r"0x[0-9a-f]+", operands.strip())
         elif ends:
             falls_through = bool(guard)
-        instructions.append(Instruction(opcode, body, target, falls_through, ends, address))
+        instructions.append(Instruction(opcode, body, bool(guard), target, falls_through, ends, address))
     while instructions and (instructions[-1].opcode == "NOP" or instructions[-1].target == instructions[-1].label):
         instructions.pop()
     return instructions
@@ -56,6 +57,6 @@ def parse_gcn(text: str) -> list[Instruction]:
             target = operands.strip() if jump else None
             ends = opcode == "s_endpgm"
             falls_through = not (ends or opcode == "s_branch")
-            instructions.append(Instruction(opcode, line.strip(), target, falls_through, ends, " ".join(labels)))
+            instructions.append(Instruction(opcode, line.strip(), False, target, falls_through, ends, " ".join(labels)))
             labels = []
     return instructions

@@ -11,6 +11,7 @@ from typing import Any
 
 import triton
 
+from .budget import budget, over_budget
 from .capture import Launch
 from .cases import Case
 from .count import Count, Share, count
@@ -24,6 +25,7 @@ class Measured:
     programs: int
     share: Share
     count: Count
+    budget: tuple[float, float] | None  #: of instructions a pixel, unmasked and masked
     faults: tuple[str, ...]
 
     def figures(self) -> dict[str, Any]:
@@ -38,8 +40,9 @@ class Measured:
 def measure(case: Case) -> Measured:
     """Compiles a case's kernel and counts it."""
     (launch,) = case.launches()
-    counted = count(launch)
-    return Measured(case.label, launch.programs, Share.of(launch), counted, tuple(faults(launch, counted)))
+    counted, share = count(launch), Share.of(launch)
+    found = (*faults(launch, counted), *over_budget(case, counted.paths, share))
+    return Measured(case.label, launch.programs, share, counted, budget(case), found)
 
 
 # In Triton's own IR, since machine code divides integers by way of floats.

@@ -166,7 +166,10 @@ def count_kernel(kernel: Any, work: Work) -> Count:
 
 
 def paths(root: Region, dialect: Dialect, work: Work) -> dict[str, Path]:
-    """The loops over tiles: the shorter of two is the one without bounds checks."""
+    """The loops over tiles: of two, "unmasked" is the one with more loads that no lane can skip.
+
+    Where nothing but the output's gradient is read, which lanes beyond the output skip in both, it is the shorter one.
+    """
     pattern = dialect.load if work.loads else dialect.store
 
     def counted(instruction: Instruction) -> bool:
@@ -176,7 +179,7 @@ def paths(root: Region, dialect: Dialect, work: Work) -> dict[str, Path]:
         bits = sum(max(dialect.width(i.opcode), work.bits) for i in instructions if counted(i))
         return bits / work.bits / (work.loads or 1)
 
-    found = []
+    found: list[tuple[int, Path]] = []
     for tiles in (loop for loop in root.loops if _moves_memory(loop, dialect)):
         inner = [loop for loop in tiles.loops if elements(loop.path())]
         # Of the copies of a loop that the compiler made, the one that does most at a time; the rest are its ends.
@@ -186,19 +189,26 @@ def paths(root: Region, dialect: Dialect, work: Work) -> dict[str, Path]:
         trip = [*own, *body]
         # The compiler may write out more tiles than the source; not where there is a loop in the loop.
         tiles_a_trip = work.unroll if channels or work.loads else elements(own) / work.channels
-        found.append(
-            Path(
-                prologue=len(root.path(tiles)),
-                pixel=len(own) / tiles_a_trip,
-                channel=len(body) / elements(body) if channels else 0,
-                barriers=sum(bool(re.match(dialect.barrier, i.opcode)) for i in trip),
-                shared=sum(bool(re.match(dialect.shared, i.opcode)) for i in (body or own)),
-            )
+        path = Path(
+            prologue=len(root.path(tiles)),
+            pixel=len(own) / tiles_a_trip,
+            channel=len(body) / elements(body) if channels else 0,
+            barriers=sum(bool(re.match(dialect.barrier, i.opcode)) for i in trip),
+            shared=sum(bool(re.match(dialect.shared, i.opcode)) for i in (body or own)),
         )
-    if len(found) > 2:
-        raise ValueError(f"expected at most two loops over tiles, got {len(found)}: the compiler made copies")
-    found.sort(key=lambda path: path.pixel + path.channel)
-    return dict(zip(("unmasked", "masked")[2 - len(found) :], found, strict=True))
+        found.append((_certain_loads(tiles, dialect), path))
+    found.sort(key=lambda each: (-each[0], each[1].pixel + each[1].channel))
+    names = ("unmasked", "masked")[2 - len(found) :] if len(found) <= 2 else map("loop {}".format, range(len(found)))
+    return dict(zip(names, (path for _, path in found), strict=True))
+
+
+def _certain_loads(tiles: Region, dialect: Dialect) -> int:
+    """Loads from global memory in a loop, and in the loops inside it, that no lane can skip."""
+
+    def certain(instruction: Instruction) -> bool:
+        return bool(re.match(dialect.load, instruction.opcode)) and not instruction.guarded
+
+    return sum(certain(i) for loop in (tiles, *tiles.nested()) for i in loop.path(avoid=certain))
 
 
 def _moves_memory(loop: Region, dialect: Dialect) -> bool:

@@ -44,17 +44,22 @@ class Region:
 
         Of all ways the longest, or the longest of those with the fewest instructions to ``avoid``. Loops inside add
         nothing to it; ``through`` one of them it can be made to go. Empty if there is no such way.
+
+        Raises ValueError if blocks repeat that are no loop: one that can be entered at two places.
         """
         is_loop = any(self.entry in block.successors for block in self.blocks)
         owner = {block: loop for loop in self.loops for block in loop.blocks}
         best: dict[tuple[Block | Region, bool], tuple[tuple[int, int], list[Block]] | None] = {}
+        entered: set[tuple[Block | Region, bool]] = set()
 
         def walk(node: Block | Region, passed: bool) -> tuple[tuple[int, int], list[Block]] | None:
             passed = passed or node is through
             key = (node, passed)
             if key in best:
                 return best[key]
-            best[key] = None
+            if key in entered:
+                raise ValueError("expected every loop to have one entry, got one that is entered at two places")
+            entered.add(key)
             inside = node.blocks if isinstance(node, Region) else {node}
             ways: list[tuple[tuple[int, int], list[Block]]] = []
             for block in inside:
@@ -64,6 +69,7 @@ class Region:
                     within = successor in self.blocks and successor is not self.entry and successor not in inside
                     if within and (way := walk(owner.get(successor, successor), passed)):
                         ways.append(way)
+            best[key] = None
             if ways:
                 (shunned, length), blocks = max(ways, key=lambda way: way[0])
                 if isinstance(node, Block):
