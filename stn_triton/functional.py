@@ -116,15 +116,21 @@ def warmup(
 
     Returns:
         The seconds that it took, with the device waited for.
+
+    Raises:
+        TypeError, ValueError: an argument that does not fit.
+        RuntimeError: as the gradient to the image does where only deterministic algorithms are allowed.
     """
     start = time.perf_counter()
     transform = find_transform(transform)
+    check_dtype("dtype", dtype)
+    wide = theta_dtype or torch.promote_types(dtype, torch.float32)
+    check_dtype("theta_dtype", wide)
     with torch.inference_mode(False), torch.enable_grad():
         image = torch.zeros(_whole_numbers(shape), dtype=dtype, device=device)
         check_image("shape", image)
         image = image.contiguous(memory_format=memory_format).requires_grad_(image_gradient)
         hw = check_size(image.shape[2:] if size is None else size)
-        wide = theta_dtype or torch.promote_types(dtype, torch.float32)
         theta = transform.identity(hw, align_corners=bool(align_corners), dtype=wide, device=device)
         theta = theta.repeat(image.shape[0], *[1] * theta.dim()).requires_grad_(theta_gradient)
         out = transform_sample(
@@ -235,8 +241,13 @@ def check_tensor(name: str, value: Any, dtype_error: type[Exception] = TypeError
     if value.layout is not torch.strided or value.is_nested:
         kind = "nested" if value.is_nested else value.layout
         raise TypeError(f"{name}: expected a dense tensor (torch.strided), got {kind}")
-    if value.dtype not in DTYPES:
-        raise dtype_error(f"{name}: expected dtype float16, bfloat16, float32 or float64, got {value.dtype}")
+    check_dtype(name, value.dtype, dtype_error)
+
+
+def check_dtype(name: str, dtype: Any, error: type[Exception] = TypeError) -> None:
+    """Raises ``error`` unless a floating-point type we compute with."""
+    if dtype not in DTYPES:
+        raise error(f"{name}: expected dtype float16, bfloat16, float32 or float64, got {dtype}")
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,6 @@ SAMPLERS = {"nearest": samplers.nearest, "bilinear": samplers.bilinear}
 PADDING_RULES = {"zeros": coordinates.zeros, "border": coordinates.border, "reflection": coordinates.reflection}
 
 INTERPRETED = type(warp_forward).__name__ == "InterpretedFunction"  # TRITON_INTERPRET=1 at import
-LANES_PER_WARP = 64 if torch.version.hip else 32
 MAX_FLOAT32_AXIS = 2**22  # pixels, up to which `kernels.coordinates.round_half_even` holds in float32
 
 
@@ -107,7 +106,13 @@ def _options(config: LaunchConfig) -> dict[str, Any]:
     """Triton's compile options."""
     lanes = config.tile_h * config.tile_w * config.lanes_c
     # Contraction is written out by hand (tl.fma): left to the compiler, the kernels could round coordinates apart.
-    return {"num_warps": max(1, lanes // LANES_PER_WARP), "num_stages": 1, "enable_fp_fusion": False}
+    return {"num_warps": max(1, lanes // lanes_per_warp()), "num_stages": 1, "enable_fp_fusion": False}
+
+
+@cache
+def lanes_per_warp() -> int:
+    """32 on NVIDIA and on AMD's RDNA, 64 on its CDNA."""
+    return torch.cuda.get_device_properties(torch.cuda.current_device()).warp_size if torch.version.hip else 32
 
 
 def _flat(blocks: Blocks) -> tuple[int, ...]:

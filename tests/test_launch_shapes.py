@@ -161,9 +161,12 @@ def test_warmup(path, monkeypatch, gradients):
         assert (launched[1]["NEEDS_IMAGE"], launched[1]["NEEDS_THETA"]) == gradients
 
 
-def test_warmup_names_a_wrong_shape():
+def test_warmup_names_a_wrong_argument():
     with pytest.raises(ValueError, match=r"shape: expected shape \(N, C, H, W\)"):
         warmup((2, 4, 5), device="cpu")
+    for name in ("dtype", "theta_dtype"):
+        with pytest.raises(TypeError, match=f"^{name}: expected dtype float16.*got torch.int32"):
+            warmup((2, 4, 5, 6), device="cpu", **{name: torch.int32})
 
 
 def test_nothing_is_written_beyond_the_output(kernel_path, monkeypatch):

@@ -39,6 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.pin and (options.only or options.all):
         parser.error("--pin: expected neither --only nor --all, all that is checked is pinned at once")
 
+    if options.json and not options.json.parent.is_dir():
+        parser.error(f"--json: expected a file in a folder that exists, got {options.json}")
+
     whole = not (options.only or options.all or options.check or options.pin)
     words = (options.only or "").split()
     chosen = headline() if whole else everything() if options.all else checked()

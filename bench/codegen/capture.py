@@ -84,7 +84,7 @@ def compiled_for(target: str) -> Iterator[list[Launch]]:
         driver.set_active(StubDriver(TARGETS[target]))
         with (
             mock.patch.object(launch, "_launch", compile_only),
-            mock.patch.object(plan, "LANES_PER_WARP", TARGETS[target].warp_size),
+            mock.patch.object(plan, "lanes_per_warp", return_value=TARGETS[target].warp_size),
         ):
             yield launches
     finally:

@@ -51,7 +51,7 @@ class Count:
     """A kernel in numbers. Static counts are over all of its code, once."""
 
     registers: int
-    spilled: int  #: bytes a lane stores to local memory
+    spilled: int  #: bytes of a lane that registers do not hold
     shared: int  #: bytes of a program
     barriers: int
     instructions: int
@@ -77,8 +77,6 @@ class Dialect:
     store: str
     atomic: str
     width: Callable[[str], int]
-    local_store: str
-    local: str
     shared: str
     barrier: str
     fence: str
@@ -106,13 +104,13 @@ def _gcn_width(opcode: str) -> int:
 
 SASS = Dialect(
     parse=parse_sass, load=r"LDG?\b", store=r"STG?\b", atomic=r"(RED|ATOM)G?\b", width=_sass_width,
-    local_store=r"STL\b", local=r"(LDL|STL)\b", shared=r"(LDS|STS|LDSM|STSM)\b", barrier=r"BAR\b", fence=r"MEMBAR\b",
-    conversion=r"(F2I|I2F|F2F|FRND)\b", special=r"MUFU\b",
+    shared=r"(LDS|STS|LDSM|STSM)\b", barrier=r"BAR\b", fence=r"MEMBAR\b",
+    conversion=r"U?(F2I|I2F|F2F|FRND)\b", special=r"MUFU\b",
 )  # fmt: skip
 GCN = Dialect(
     parse=parse_gcn, load=r"(global|buffer|flat)_load", store=r"(global|buffer|flat)_store",
     atomic=r"(global|buffer|flat)_atomic", width=_gcn_width,
-    local_store=r"scratch_store", local=r"scratch_", shared=r"ds_(read|write|load|store)", barrier=r"s_barrier\b",
+    shared=r"ds_(read|write|load|store)", barrier=r"s_barrier\b",
     fence=r"buffer_(wbl2|inv)", conversion=r"v_(cvt_(i32|u32)_f|cvt_f\d+_(i|u)|floor|rndne)",
     special=r"v_(rcp|rsq|sqrt|log|exp|sin|cos)_",
 )  # fmt: skip
@@ -151,7 +149,7 @@ def count_kernel(kernel: Any, work: Work) -> Count:
 
     return Count(
         registers=_registers(kernel),
-        spilled=sum(dialect.width(i.opcode) // 8 for i in matching(dialect.local_store)),
+        spilled=_spilled(kernel, code),
         shared=kernel.metadata.shared,
         barriers=len(matching(dialect.barrier)),
         instructions=len(code),
@@ -225,3 +223,10 @@ def _registers(kernel: Any) -> int:
     if "cubin" in kernel.asm:
         return int(re.search(r"REG:(\d+)", resources(kernel)).group(1))
     return int(re.search(r"\.vgpr_count:\s*(\d+)", kernel.asm["amdgcn"]).group(1))
+
+
+def _spilled(kernel: Any, code: list[Instruction]) -> int:
+    if "cubin" in kernel.asm:
+        return sum(_sass_width(i.opcode) // 8 for i in code if re.match(r"STL\b", i.opcode))
+    # To memory, or to registers that only hold: AMD's compiler says how many.
+    return 4 * int(re.search(r"\.vgpr_spill_count:\s*(\d+)", kernel.asm["amdgcn"]).group(1))

@@ -13,7 +13,8 @@ class Transform(ABC):
     """A family of maps T_theta from target points (x, y) to source points (u, v).
 
     Convention: normalised coordinates, x to the right, y downwards, [-1, 1] over the image as
-    ``align_corners`` says in `torch.nn.functional.grid_sample`. Objects hold no tensors and can be shared.
+    ``align_corners`` says in `torch.nn.functional.grid_sample`. Objects hold no tensors and can be shared;
+    keep yours, because launches are planned once for each object.
 
     The device functions, called per program and per tile of pixels (see `stn_triton.kernels.warp`):
 
