@@ -59,13 +59,16 @@ MUTANTS = {
         "kernels/samplers.py", "x, j = round_half_even(x)", "x, j = floor(x + 0.5)",
     ),
     "border slope 1 at the edge": (
-        "kernels/coordinates.py", "inside = (t > 0) & (t < n - 1)", "inside = (t >= 0) & (t <= n - 1)",
+        "kernels/coordinates.py", "inside = (t > 0) & (t < n - 1)\n    t =", "inside = (t >= 0) & (t <= n - 1)\n    t =",
     ),
     "reflection about the wrong place": (
         "kernels/coordinates.py", "low: constexpr = 0.0 if ALIGN_CORNERS else -0.5", "low: constexpr = 0.0",
     ),
     "reflection slope not turned": (
-        "kernels/coordinates.py", "tl.where((from_low < 0) == odd, slope, -slope)", "slope",
+        "kernels/coordinates.py", "tl.where(turned & ~inside, -slope, slope)", "slope",
+    ),
+    "interior points reflected there and back": (
+        "kernels/coordinates.py", "tl.where(inside, t, tl.where(odd,", "tl.where(False, t, tl.where(odd,",
     ),
     "non-finite theta read": (
         "transforms/affine.py", 'return u, v, live & (tl.abs(u) < float("inf")) & (tl.abs(v) < float("inf"))',
@@ -163,17 +166,21 @@ MUTANTS = {
 }  # fmt: skip
 
 
+def place(file: str, before: str) -> str:
+    """The file's text; ValueError unless it has the line once."""
+    text = Path(ROOT, "stn_triton", file).read_text()
+    if text.count(before) != 1:
+        raise ValueError(f"{file}: expected one place to break, got {text.count(before)} of {before!r}")
+    return text
+
+
 def survives(file: str, before: str, after: str) -> bool:
     """Whether all tests pass with the change."""
     with tempfile.TemporaryDirectory() as folder:
         for name in ("stn_triton", "tests", "pyproject.toml"):
             source = ROOT / name
             (shutil.copytree if source.is_dir() else shutil.copy)(source, Path(folder, name))
-        path = Path(folder, "stn_triton", file)
-        text = path.read_text()
-        if text.count(before) != 1:
-            raise ValueError(f"{file}: expected one place to break, got {text.count(before)} of {before!r}")
-        path.write_text(text.replace(before, after))
+        Path(folder, "stn_triton", file).write_text(place(file, before).replace(before, after))
         command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider"]
         command += [str(Path(folder, "tests", name)) for name in TESTS]
         environment = {**os.environ, "PYTHONPATH": folder}
@@ -188,6 +195,8 @@ def survives(file: str, before: str, after: str) -> bool:
 
 def main() -> int:
     chosen = {name: MUTANTS[name] for name in MUTANTS if not sys.argv[1:] or sys.argv[1] in name}
+    for file, before, _ in chosen.values():
+        place(file, before)  # all of them before the first minute is spent
     alive = []
     for name, mutant in chosen.items():
         print(name, flush=True)
