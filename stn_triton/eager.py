@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .layout import memory_format
-from .torch_sampler import bound, is_bounded, sample, sample_bounded
+from .torch_sampler import bound, sample, sample_bounded
 
 if TYPE_CHECKING:
     from .spec import WarpSpec
@@ -26,9 +26,10 @@ def warp(spec: WarpSpec, image: Tensor, theta: Tensor) -> Tensor:
     wide = image.float() if image.element_size() < 4 else image
     if theta.dtype != wide.dtype:
         theta = theta.to(wide.dtype)
-    bounded = is_bounded(theta)
-    make_grid = spec.transform.bounded_grid if bounded else spec.transform.grid
-    grid = make_grid(theta, spec.size, spec.align_corners)
+    grid = spec.transform.bounded_grid(theta, spec.size, spec.align_corners)
+    bounded = grid is not None
+    if grid is None:
+        grid = spec.transform.grid(theta, spec.size, spec.align_corners)
     if grid.shape[0] != image.shape[0]:
         grid = grid.expand(image.shape[0], -1, -1, -1)
     options = spec.mode, spec.padding_mode, spec.align_corners

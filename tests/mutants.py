@@ -71,8 +71,8 @@ MUTANTS = {
         "kernels/coordinates.py", "tl.where(inside, t, tl.where(odd,", "tl.where(False, t, tl.where(odd,",
     ),
     "non-finite theta read": (
-        "transforms/affine.py", 'return u, v, live & (tl.abs(u) < float("inf")) & (tl.abs(v) < float("inf"))',
-        "return u, v, live",
+        "kernels/coordinates.py", 'return live & (tl.abs(u) < float("inf")) & (tl.abs(v) < float("inf"))',
+        "return live",
     ),
     "gradient at unknown coordinates": (
         "kernels/warp.py", "return u, v, slope_u, slope_v, seen, seen & known_u & known_v", "return u, v, slope_u, slope_v, seen, seen",

@@ -209,9 +209,9 @@ def test_deterministic_mode_is_an_error_or_a_warning(kernel_path):
 
 def test_torch_func_on_the_cpu_path(torch_path):
     """grad, jacrev and vmap, first thing, with nothing cached from a plain call."""
-    from stn_triton.transforms import affine
+    from stn_triton.transforms import homogeneous
 
-    affine._bases.cache_clear()
+    homogeneous._bases.cache_clear()
     images, theta = torch.randn(3, 1, 2, 4, 4), torch.eye(2, 3)[None] * 0.9
 
     def loss(theta, image):
@@ -219,7 +219,7 @@ def test_torch_func_on_the_cpu_path(torch_path):
 
     leaf = theta.clone().requires_grad_()
     (expected,) = torch.autograd.grad(loss(leaf, images[0]), leaf)
-    affine._bases.cache_clear()
+    homogeneous._bases.cache_clear()
     torch.testing.assert_close(torch.func.grad(loss)(theta, images[0]), expected)
     torch.testing.assert_close(torch.func.jacrev(loss)(theta, images[0]), expected)
     batched = torch.func.vmap(loss, in_dims=(None, 0))(theta, images)

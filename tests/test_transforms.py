@@ -103,11 +103,11 @@ def test_dense_grid_has_one_size():
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_reduced_precision_branch_is_the_same_grid(monkeypatch, align_corners):
     """The two ways to evaluate M_theta B: thin products, and broadcasts."""
-    from stn_triton.transforms import affine
+    from stn_triton.transforms import homogeneous
 
     theta = torch.randn(3, 2, 3, dtype=torch.float64, requires_grad=True)
     by_product = Affine().grid(theta, (4, 5), align_corners)
-    monkeypatch.setattr(affine, "_products_are_exact", lambda device: False)
+    monkeypatch.setattr(homogeneous, "_products_are_exact", lambda device: False)
     by_broadcast = Affine().grid(theta, (4, 5), align_corners)
     torch.testing.assert_close(by_product, by_broadcast)
     gradients = [torch.autograd.grad(grid.square().sum(), theta)[0] for grid in (by_product, by_broadcast)]

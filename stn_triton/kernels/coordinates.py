@@ -31,6 +31,12 @@ def centre_of(n, ACC: constexpr):
 
 
 @jit
+def finite(live, u, v):
+    """The live lanes whose points are numbers: at any other a transform by theta reads nothing."""
+    return live & (tl.abs(u) < float("inf")) & (tl.abs(v) < float("inf"))
+
+
+@jit
 def smallest(a, b, c, d):
     """The least of four, NaN if one of them is."""
     NAN: constexpr = tl.PropagateNan.ALL

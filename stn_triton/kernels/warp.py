@@ -249,7 +249,7 @@ def backward_tiles(
             if NEEDS_THETA:
                 d_u, d_v = slope(products, taps)
                 d_u, d_v = tl.where(live, d_u * slope_u, 0.0), tl.where(live, d_v * slope_v, 0.0)
-                partial = ADJOINT(partial, d_theta, sample, row, column, live, y, sizes, d_u, d_v, axes)
+                partial = ADJOINT(partial, state, d_theta, sample, row, column, live, x, y, sizes, d_u, d_v, axes)
             row += TILE_H
             y += TILE_H
             target += TILE_H * d_out_h
@@ -325,4 +325,4 @@ def warp_backward(
             TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL, MASKED=True,
         )  # fmt: skip
     if NEEDS_THETA:
-        STORE(partial, d_theta, column.to(ACC) - centre_of(w, ACC), axes)
+        STORE(partial, state, d_theta, column.to(ACC) - centre_of(w, ACC), axes)

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..torch_sampler import is_bounded
+
 
 class Transform(ABC):
     """A family of maps T_theta from target points (x, y) to source points (u, v).
@@ -23,9 +25,10 @@ class Transform(ABC):
     - ``source(state, row, column, live, x, y, axes) -> (u, v, seen)``: source pixels of the target pixels at
       (x, y) from the centre, and which of the live ones read anything. For tiles, and for single points;
     - ``start(shape, ACC) -> partial``: where the sums of a program's gradient begin, for tiles of that shape;
-    - ``adjoint(partial, d_theta, sample, row, column, live, y, sizes, d_u, d_v, axes) -> partial``: adds a tile,
-      or stores it, if every pixel has parameters of its own. From tile to tile a lane's y changes, its x does not;
-    - ``store(partial, d_theta, x, axes)``: stores the sums at the program's own place in a buffer of shape
+    - ``adjoint(partial, state, d_theta, sample, row, column, live, x, y, sizes, d_u, d_v, axes) -> partial``: adds a
+      tile, or stores it, if every pixel has parameters of its own. From tile to tile a lane's y changes, its x does
+      not;
+    - ``store(partial, state, d_theta, x, axes)``: stores the sums at the program's own place in a buffer of shape
       `partials_shape`.
     """
 
@@ -71,9 +74,12 @@ class Transform(ABC):
             (N, h, w, 2), differentiable in theta, of theta's dtype.
         """
 
-    def bounded_grid(self, theta: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
-        """`grid` of parameters that are `torch_sampler.is_bounded`, float32 at least: a transform's fastest form."""
-        return self.grid(theta, size, align_corners)
+    def bounded_grid(self, theta: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor | None:
+        """`grid`, in a transform's fastest form, if it is known to be `torch_sampler.is_bounded`; None if it is not.
+
+        theta is float32 at least. Where bounded parameters do not make a bounded grid, this is overridden.
+        """
+        return self.grid(theta, size, align_corners) if is_bounded(theta) else None
 
     @abstractmethod
     def points(self, theta: Tensor, xy: Tensor, align_corners: bool = False) -> Tensor:

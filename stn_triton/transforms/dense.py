@@ -37,7 +37,7 @@ def dense_start(shape: constexpr, ACC: constexpr):
 
 
 @jit
-def dense_adjoint(partial, d_theta, sample, row, column, live, y, sizes, d_u, d_v, axes):
+def dense_adjoint(partial, state, d_theta, sample, row, column, live, x, y, sizes, d_u, d_v, axes):
     """Stores a tile's gradients in their places, one set for every block of channels."""
     axis_x, axis_y = axes
     half_x, _, _, _, _, _ = axis_x
@@ -50,7 +50,7 @@ def dense_adjoint(partial, d_theta, sample, row, column, live, y, sizes, d_u, d_
 
 
 @jit
-def dense_store(partial, d_theta, x, axes):
+def dense_store(partial, state, d_theta, x, axes):
     """Nothing is left to store."""
 
 

@@ -1,0 +1,68 @@
+"""Linear forms a x + b y + c over a target grid, in torch: rows of theta times (x, y, 1), for the CPU path."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .base import normalised, target_axis
+
+#: h + w up to which an output's bases are kept, at most a megabyte of them; sums serve beyond.
+LONGEST_BASES = 4096
+
+
+def forms_at(rows: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """The forms at points x, y, along a new last axis, from rows (N, R, 3, ...) by broadcasting."""
+    return torch.stack([a * x + (b * y + c) for a, b, c in (row.unbind(1) for row in rows.unbind(1))], -1)
+
+
+def forms_over_grid(rows: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    """(N, h, w, R) from rows (N, R, 3) by broadcasting: exact under any setting, on any device, for any rows."""
+    h, w = size
+    x = target_axis(w, align_corners, rows)
+    y = target_axis(h, align_corners, rows)[:, None]
+    return forms_at(rows[..., None, None], x, y)
+
+
+def bounded_forms_over_grid(rows: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    """`forms_over_grid` of bounded rows: as T = M_theta B with B separable, where matrix products are exact.
+
+    Two thin products, the fastest form on a CPU, both ways. The zeros in the bases would make NaN of an infinity.
+    """
+    if sum(size) > LONGEST_BASES or not _products_are_exact(rows.device):
+        return forms_over_grid(rows, size, align_corners)
+    batch, count, (h, w) = rows.shape[0], rows.shape[1], size
+    by_row, by_column = _bases(count, h, w, align_corners, rows.dtype)
+    of_rows = torch.mm(rows.reshape(batch, 3 * count), torch.from_numpy(by_row))  # (a, b y + c) of each row and form
+    of_pixels = torch.mm(of_rows.view(batch * h, 2 * count), torch.from_numpy(by_column))
+    return of_pixels.view(batch, h, w, count)
+
+
+def _products_are_exact(device: torch.device) -> bool:
+    """Whether matrix products are not computed in reduced precision (TF32, bfloat16, autocast); unknown off the CPU."""
+    if device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return False
+    precision = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
+    return precision in ("none", "ieee")
+
+
+@lru_cache(maxsize=64)
+def _bases(count: int, h: int, w: int, align_corners: bool, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """(3R, 2Rh): rows of theta to each target row's coefficients; (2R, Rw): those to the forms at its points.
+
+    Kept as numpy arrays, since a tensor made under inference mode could not be used outside it.
+    """
+    number = np.float64 if dtype == torch.float64 else np.float32
+    x, y = (normalised(np.arange(n, dtype=number), n, align_corners) for n in (w, h))
+    by_row = np.zeros((count, 3, h, count, 2), number)
+    by_column = np.zeros((count, 2, w, count), number)
+    for r in range(count):
+        by_row[r, 0, :, r, 0] = 1
+        by_row[r, 1, :, r, 1] = y
+        by_row[r, 2, :, r, 1] = 1
+        by_column[r, 0, :, r] = x
+        by_column[r, 1, :, r] = 1
+    return by_row.reshape(3 * count, -1), by_column.reshape(2 * count, -1)
