@@ -18,6 +18,29 @@ from .transforms import TRANSFORMS, Transform, find_transform
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
+def attention_sample(
+    image: Tensor,
+    theta: Tensor,
+    size: Sequence[int] | None = None,
+    *,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool = False,
+) -> Tensor:
+    r"""Crops a part of an image and scales it: attention, eq. 2 of the paper.
+
+    out at (x, y) is the image at :math:`(u, v) = s\,(x, y) + (t_x, t_y)`.
+
+    Args:
+        image: (N, C, H, W).
+        theta: (N, 3): s, t_x, t_y; or (1, 3) for the whole batch.
+        size, mode, padding_mode, align_corners: as in `affine_sample`, like dtypes, convention, result and errors.
+    """
+    return transform_sample(
+        "attention", image, theta, size, mode=mode, padding_mode=padding_mode, align_corners=align_corners
+    )
+
+
 def affine_sample(
     image: Tensor,
     theta: Tensor,
@@ -53,6 +76,35 @@ def affine_sample(
     """
     return transform_sample(
         "affine", image, theta, size, mode=mode, padding_mode=padding_mode, align_corners=align_corners
+    )
+
+
+def projective_sample(
+    image: Tensor,
+    theta: Tensor,
+    size: Sequence[int] | None = None,
+    *,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool = False,
+) -> Tensor:
+    r"""Warps an image by a homography, the paper's plane projective transformation.
+
+    out at (x, y) is the image at :math:`(u, v) = (p, q) / r` with :math:`(p, q, r) = \theta\,(x, y, 1)^T`, in
+    normalised coordinates; `stn_triton.geometry` converts matrices of pixels. theta and its negative are one map: the
+    sign is taken that makes theta's last entry positive, so that the middle of the output is in front of the camera.
+    Where :math:`r \le 10^{-6} (|\theta_{31}| + |\theta_{32}| + |\theta_{33}|)`, behind the camera or on the
+    horizon, there is no source: the output is 0 under every padding, and so is the gradient.
+
+    Args:
+        image: (N, C, H, W).
+        theta: (N, 8), the matrix row by row without its last entry, which is 1; or (N, 3, 3), of any scale; with a 1
+            in place of N for the whole batch.
+        size, mode, padding_mode, align_corners: as in `affine_sample`, like dtypes, convention, result and errors.
+    """
+    transform = "homography" if isinstance(theta, Tensor) and theta.dim() == 3 else "projective"
+    return transform_sample(
+        transform, image, theta, size, mode=mode, padding_mode=padding_mode, align_corners=align_corners
     )
 
 

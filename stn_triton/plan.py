@@ -121,7 +121,7 @@ def _flat(blocks: Blocks) -> tuple[int, ...]:
 
 def _theta_strides(theta: TensorLayout) -> tuple[int, ...]:
     """(batch, and up to three more) strides in elements; a batch of 1 is read by every sample."""
-    return (0 if theta.shape[0] == 1 else theta.stride[0], *theta.stride[1:], 0)[:4]
+    return (0 if theta.shape[0] == 1 else theta.stride[0], *theta.stride[1:], 0, 0)[:4]
 
 
 def _axes(spec: WarpSpec, shape: torch.Size) -> tuple[float, ...]:

@@ -8,7 +8,7 @@ symbol              meaning
 ==================  =============================================================================
 ``image``           (N, C, H, W), the paper's U
 ``out``             (N, C, h, w), the paper's V
-``theta``           (N, 2, 3), maps a target point to the source point it is read from
+``theta``           (N, ...), maps a target point to the source point it is read from
 (x, y)              target point in [-1, 1], x to the right, y downwards
 (u, v)              source point, normalised like (x, y), then in pixels
 ``d_*``             gradient of the loss with respect to ``*``
@@ -17,7 +17,7 @@ symbol              meaning
 Non-finite source coordinates read nothing out of bounds:
 
 ============  ==========================  =======================================  ==================
-padding       ``affine_sample``           ``grid_sample`` (as PyTorch on CUDA)     gradients there
+padding       ``transform_sample``        ``grid_sample`` (as PyTorch on CUDA)     gradients there
 ============  ==========================  =======================================  ==================
 zeros         0                           0                                        0
 border        0                           NaN: pixel 0; -inf: pixel 0;             NaN: 0; inf: to the
@@ -179,7 +179,15 @@ def grid_sample_backward(
     return d_image, d_grid
 
 
-# --- affine -------------------------------------------------------------------------------------------
+# --- transforms ---------------------------------------------------------------------------------------
+# Each is a pair: its grid, and d_theta from d_grid. Every map is T = M_theta B over the basis B = (x, y, 1), eq. 1 and
+# section 3.2; projective divides its two first rows by the third.
+
+
+def _homogeneous(size: tuple[int, int], align_corners: bool) -> Array:
+    """(h, w, 3): x, y and 1 at every target pixel."""
+    y, x = np.meshgrid(*(target_axis(n, align_corners) for n in size), indexing="ij")
+    return np.stack([x, y, np.ones_like(x)], -1)
 
 
 def affine_grid(theta: ArrayLike, size: tuple[int, int], align_corners: bool = False) -> Array:
@@ -188,27 +196,85 @@ def affine_grid(theta: ArrayLike, size: tuple[int, int], align_corners: bool = F
 
 
 def affine_grid_backward(
-    d_grid: Array, size: tuple[int, int], align_corners: bool = False, *, magnitude: bool = False
+    d_grid: Array, theta: ArrayLike, size: tuple[int, int], align_corners: bool = False, *, magnitude: bool = False
 ) -> Array:
     """d_theta of `affine_grid`; ``magnitude`` as in `grid_sample_backward`."""
     basis = _homogeneous(size, align_corners)
     return np.einsum("nhwr,hwk->nrk", d_grid, np.abs(basis) if magnitude else basis)
 
 
-def _homogeneous(size: tuple[int, int], align_corners: bool) -> Array:
-    y, x = np.meshgrid(*(target_axis(n, align_corners) for n in size), indexing="ij")
-    return np.stack([x, y, np.ones_like(x)], -1)
+def attention_grid(theta: ArrayLike, size: tuple[int, int], align_corners: bool = False) -> Array:
+    """(u, v) = s (x, y) + (tx, ty), eq. 2: theta (N, 3) holds s, tx, ty."""
+    s, tx, ty = np.asarray(theta, np.float64).T
+    zero = np.zeros_like(s)
+    return affine_grid(np.moveaxis(np.array([[s, zero, tx], [zero, s, ty]]), -1, 0), size, align_corners)
 
 
-def _affine_points(image: Array, theta: Array, size: tuple[int, int], align_corners: bool) -> tuple[Any, Any]:
-    """The grid of a whole batch, non-finite points replaced, and where they are finite."""
+def attention_grid_backward(
+    d_grid: Array, theta: ArrayLike, size: tuple[int, int], align_corners: bool = False, *, magnitude: bool = False
+) -> Array:
+    """d_theta of `attention_grid`."""
+    d = affine_grid_backward(d_grid, theta, size, align_corners, magnitude=magnitude)
+    return np.stack([d[:, 0, 0] + d[:, 1, 1], d[:, 0, 2], d[:, 1, 2]], -1)
+
+
+def _homography(theta: ArrayLike) -> tuple[Array, Array]:
+    """(N, 3, 3) from (N, 8) or (N, 3, 3), with the sign that makes the last entry positive; that sign, (N, 1, 1)."""
+    theta = np.asarray(theta, np.float64)
+    if theta.ndim == 2:
+        theta = np.concatenate([theta, np.ones((len(theta), 1))], 1).reshape(-1, 3, 3)
+    sign = np.where(theta[:, 2:, 2:] < 0, -1.0, 1.0)
+    return theta * sign, sign
+
+
+def _projected(theta: ArrayLike, size: tuple[int, int], align_corners: bool) -> tuple[Array, Array]:
+    """The homogeneous source points (p, q, r), and 1 / r; NaN on the horizon and behind the camera."""
+    matrix, _ = _homography(theta)
+    forms = np.einsum("nrk,hwk->nhwr", matrix, _homogeneous(size, align_corners))
+    front = forms[..., 2] > 1e-6 * np.abs(matrix[:, None, None, 2]).sum(-1)
+    return forms, 1 / np.where(front, forms[..., 2], np.nan)
+
+
+def projective_grid(theta: ArrayLike, size: tuple[int, int], align_corners: bool = False) -> Array:
+    """(u, v) = (p, q) / r with (p, q, r) = theta (x, y, 1); NaN behind the camera. theta (N, 3, 3) or (N, 8)."""
+    forms, inverse = _projected(theta, size, align_corners)
+    return forms[..., :2] * inverse[..., None]
+
+
+def projective_grid_backward(
+    d_grid: Array, theta: ArrayLike, size: tuple[int, int], align_corners: bool = False, *, magnitude: bool = False
+) -> Array:
+    """d_theta of `projective_grid`: d_p = d_u / r, d_q = d_v / r, d_r = -(d_u p + d_v q) / r^2."""
+    forms, inverse = _projected(theta, size, align_corners)
+    _, sign = _homography(theta)
+    known = np.isfinite(inverse)[..., None]
+    inverse = np.where(known, inverse[..., None], 0)
+    points = np.where(known, forms[..., :2], 0) * inverse
+    d_pq = d_grid * inverse
+    if magnitude:
+        points, sign = -np.abs(points), np.ones_like(sign)
+    d_forms = np.concatenate([d_pq, -(d_pq * points).sum(-1, keepdims=True)], -1)
+    d_matrix = sign * affine_grid_backward(d_forms, theta, size, align_corners, magnitude=magnitude)
+    return d_matrix if np.ndim(theta) == 3 else d_matrix.reshape(-1, 9)[:, :8]
+
+
+GRIDS = {
+    "attention": (attention_grid, attention_grid_backward),
+    "affine": (affine_grid, affine_grid_backward),
+    "projective": (projective_grid, projective_grid_backward),
+}
+
+
+def _points(transform: str, theta: Array, batch: int, size: tuple[int, int], align_corners: bool) -> tuple[Any, Any]:
+    """The grid of a whole batch, points that are not finite replaced, and where they are finite."""
     with np.errstate(invalid="ignore", over="ignore"):
-        grid = affine_grid(np.broadcast_to(theta, (image.shape[0], 2, 3)), size, align_corners)
+        grid = GRIDS[transform][0](np.broadcast_to(theta, (batch, *theta.shape[1:])), size, align_corners)
     finite = np.asarray(np.isfinite(grid).all(-1))
     return np.where(finite[..., None], grid, 0.0), finite
 
 
-def affine_sample(
+def transform_sample(
+    transform: str,
     image: ArrayLike,
     theta: ArrayLike,
     size: tuple[int, int] | None = None,
@@ -216,13 +282,17 @@ def affine_sample(
     padding_mode: str = "zeros",
     align_corners: bool = False,
 ) -> Array:
-    """The spatial transformer: theta (N or 1, 2, 3) applied to the image, 0 at non-finite points."""
+    """The spatial transformer: theta, of batch N or 1, applied to the image; 0 at points that are not finite.
+
+    ``transform`` is a name in `GRIDS`.
+    """
     image, theta = np.asarray(image, np.float64), np.asarray(theta, np.float64)
-    grid, finite = _affine_points(image, theta, size or image.shape[-2:], align_corners)
+    grid, finite = _points(transform, theta, image.shape[0], size or image.shape[-2:], align_corners)
     return np.where(finite[:, None], grid_sample(image, grid, mode, padding_mode, align_corners), 0.0)
 
 
-def affine_sample_backward(
+def transform_sample_backward(
+    transform: str,
     d_out: ArrayLike,
     image: ArrayLike,
     theta: ArrayLike,
@@ -232,11 +302,24 @@ def affine_sample_backward(
     *,
     magnitude: bool = False,
 ) -> tuple[Array, Array]:
-    """(d_image, d_theta) of `affine_sample`; a broadcast theta sums over the batch."""
+    """(d_image, d_theta) of `transform_sample`; a broadcast theta sums over the batch."""
     d_out, image, theta = (np.asarray(a, np.float64) for a in (d_out, image, theta))
-    size = d_out.shape[-2:]
-    grid, finite = _affine_points(image, theta, size, align_corners)
+    batch, size = image.shape[0], d_out.shape[-2:]
+    grid, finite = _points(transform, theta, batch, size, align_corners)
     d_out = np.where(finite[:, None], d_out, 0.0)
     d_image, d_grid = grid_sample_backward(d_out, image, grid, mode, padding_mode, align_corners, magnitude=magnitude)
-    d_theta = affine_grid_backward(d_grid, size, align_corners, magnitude=magnitude)
-    return d_image, d_theta if theta.shape[0] == image.shape[0] else d_theta.sum(0, keepdims=True)
+    each = np.broadcast_to(theta, (batch, *theta.shape[1:]))
+    d_theta = GRIDS[transform][1](d_grid, each, size, align_corners, magnitude=magnitude)
+    return d_image, d_theta if theta.shape[0] == batch else d_theta.sum(0, keepdims=True)
+
+
+def affine_sample(image: ArrayLike, theta: ArrayLike, *args: Any, **options: Any) -> Array:
+    """`transform_sample` by theta (N or 1, 2, 3)."""
+    return transform_sample("affine", image, theta, *args, **options)
+
+
+def affine_sample_backward(
+    d_out: ArrayLike, image: ArrayLike, theta: ArrayLike, *args: Any, **options: Any
+) -> tuple[Array, Array]:
+    """(d_image, d_theta) of `affine_sample`."""
+    return transform_sample_backward("affine", d_out, image, theta, *args, **options)

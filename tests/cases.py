@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,21 +34,74 @@ class TransformCase:
     pytorch: Callable[..., torch.Tensor]
 
 
+def _by_theta(name, theta, sample, torch_grid, reference_name=None) -> TransformCase:
+    """A transform by parameters; ``torch_grid(theta, size, align_corners)`` is PyTorch's own way to its grid."""
+    formula = reference_name or name
+    return TransformCase(
+        name,
+        theta,
+        lambda image, theta, size, mode, padding_mode, align_corners: sample(
+            image, theta, size, mode=mode, padding_mode=padding_mode, align_corners=align_corners
+        ),
+        functools.partial(reference.transform_sample, formula),
+        functools.partial(reference.transform_sample_backward, formula),
+        lambda image, theta, size, *options: _torch_sample(image, torch_grid(theta, size, options[-1]), *options),
+    )
+
+
+def _torch_affine(theta, size, align_corners):
+    return F.affine_grid(theta, (theta.shape[0], 1, *size), align_corners=align_corners)
+
+
+def _torch_attention(theta, size, align_corners):
+    scale = torch.diag_embed(theta[:, :1].expand(-1, 2))
+    return _torch_affine(torch.cat([scale, theta[:, 1:, None]], 2), size, align_corners)
+
+
+def _torch_homography(theta, size, align_corners):
+    """kornia's way: homogeneous points through a batched product, then divided."""
+    identity = torch.eye(2, 3, dtype=theta.dtype).expand(theta.shape[0], -1, -1)
+    points = F.pad(_torch_affine(identity, size, align_corners), (0, 1), value=1)
+    p, q, r = torch.einsum("nrk,nhwk->nhwr", theta, points).unbind(-1)
+    return torch.stack([p / r, q / r], -1)
+
+
+def _torch_projective(theta, size, align_corners):
+    return _torch_homography(F.pad(theta, (0, 1), value=1).unflatten(1, (3, 3)), size, align_corners)
+
+
+def _homographies(rng, n, size):
+    """The whole output in front of the camera, whichever sign."""
+    matrix = np.eye(3) * [1.2, 1.2, 1] + np.array([[0.3], [0.3], [0.15]]) * rng.uniform(-1, 1, (n, 3, 3))
+    return matrix * np.where(np.arange(n) % 2, -0.7, 1.3)[:, None, None]
+
+
+def _eight(matrix):
+    return (matrix / matrix[:, 2:, 2:]).reshape(-1, 9)[:, :8]
+
+
 TRANSFORM_CASES = {
     case.name: case
     for case in (
-        TransformCase(
+        _by_theta(
+            "attention",
+            lambda rng, n, size: [1.2, 0, 0] + 0.3 * rng.standard_normal((n, 3)),
+            stn_triton.attention_sample,
+            _torch_attention,
+        ),
+        _by_theta(
             "affine",
             lambda rng, n, size: np.eye(2, 3) * 1.2 + 0.3 * rng.standard_normal((n, 2, 3)),
-            lambda image, theta, size, mode, padding_mode, align_corners: stn_triton.affine_sample(
-                image, theta, size, mode=mode, padding_mode=padding_mode, align_corners=align_corners
-            ),
-            reference.affine_sample,
-            reference.affine_sample_backward,
-            lambda image, theta, size, *options: _torch_sample(
-                image, F.affine_grid(theta, (*image.shape[:2], *size), align_corners=options[-1]), *options
-            ),
+            stn_triton.affine_sample,
+            _torch_affine,
         ),
+        _by_theta(
+            "projective",
+            lambda rng, n, size: _eight(_homographies(rng, n, size)),
+            stn_triton.projective_sample,
+            _torch_projective,
+        ),
+        _by_theta("homography", _homographies, stn_triton.projective_sample, _torch_homography, "projective"),
         TransformCase(
             "dense",
             lambda rng, n, size: rng.uniform(-1.6, 1.6, (n, *size, 2)),

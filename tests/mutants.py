@@ -116,7 +116,7 @@ MUTANTS = {
         "plan.py", "_index(theta, read, d_out, added)", "_index(theta, read, d_out)",
     ),
     "one theta read for the whole batch": (
-        "plan.py", "(0 if theta.shape[0] == 1 else theta.stride[0], *theta.stride[1:], 0)", "(0, *theta.stride[1:], 0)",
+        "plan.py", "(0 if theta.shape[0] == 1 else theta.stride[0], *theta.stride[1:], 0, 0)", "(0, *theta.stride[1:], 0, 0)",
     ),
     "channels_last lost": (
         "layout.py", "return torch.channels_last if neighbours else torch.contiguous_format", "return torch.contiguous_format",

@@ -80,7 +80,7 @@ def test_affine_grid(align_corners, size, dtype):
     assert ours.dtype == dtype
     truth = reference.affine_grid(to_numpy(theta), size[2:], align_corners)
     assert_as_good_as_pytorch(ours, theirs, truth, np.abs(to_numpy(theta)).sum(-1).max(), "grid")
-    backward = to_numpy(d_grid), size[2:], align_corners
+    backward = to_numpy(d_grid), to_numpy(theta), size[2:], align_corners
     assert_as_good_as_pytorch(
         torch.autograd.grad(ours, theta, d_grid)[0],
         torch.autograd.grad(theirs, wide, d_grid.to(wide))[0],

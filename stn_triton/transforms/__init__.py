@@ -1,13 +1,18 @@
 """The transforms, one file each. A new one is a file like `affine` and a line in `TRANSFORMS`."""
 
 from .affine import Affine
+from .attention import Attention
 from .base import Transform
 from .dense import Dense
+from .projective import Homography, Projective
 
 TRANSFORMS: dict[str, Transform] = {
     transform.name: transform
     for transform in (
+        Attention(),
         Affine(),
+        Projective(),
+        Homography(),
         Dense(),
     )
 }
@@ -23,4 +28,4 @@ def find_transform(transform: str | Transform) -> Transform:
     return TRANSFORMS[transform]
 
 
-__all__ = ["TRANSFORMS", "Affine", "Dense", "Transform", "find_transform"]
+__all__ = ["TRANSFORMS", "Affine", "Attention", "Dense", "Homography", "Projective", "Transform", "find_transform"]
