@@ -122,7 +122,7 @@ PLANTED = {
         lambda: mock.patch.dict(plan.PADDING_RULES, zeros=converting), "converts a float to an integer",
     ),
     "the unchecked path lost": (lambda: mock.patch.object(type(TRANSFORMS["affine"]), "monotone", False), "is lost"),
-    "a division by a size": (lambda: mock.patch.dict(plan.PADDING_RULES, zeros=dividing), "divides on the device"),
+    "a division by a size": (lambda: mock.patch.dict(plan.PADDING_RULES, zeros=dividing), "divides"),
 }  # fmt: skip
 
 

@@ -4,32 +4,38 @@ import pytest
 import torch
 from cases import MODES, PADDING_MODES
 
-from stn_triton import TRANSFORMS, affine_sample, plan, reference
+from stn_triton import TRANSFORMS, affine_sample, plan, reference, transform_sample
 from stn_triton.configs import LaunchConfig
 
 SIZES = [(1, 1), (1, 6), (5, 1), (7, 7), (8, 8), (5, 8), (31, 47)]
 
 
+by_theta = pytest.mark.parametrize("transform", [name for name in TRANSFORMS if name != "dense"])
+
+
+@by_theta
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("padding_mode", PADDING_MODES)
 @pytest.mark.parametrize("mode", MODES)
-def test_bit_exact(kernel_path, mode, padding_mode, align_corners):
+def test_bit_exact(kernel_path, transform, mode, padding_mode, align_corners):
+    options = {"mode": mode, "padding_mode": padding_mode, "align_corners": align_corners}
     for index, size in enumerate(SIZES):
         dtype = (torch.float32, torch.float64, torch.float16, torch.bfloat16)[index % 4]
         image = torch.randn(1, 2, *size, device=kernel_path.device).to(dtype)
-        theta = torch.eye(2, 3, device=kernel_path.device)[None]
-        out = affine_sample(image, theta, mode=mode, padding_mode=padding_mode, align_corners=align_corners)
-        assert torch.equal(out, image), (size, dtype)
+        theta = TRANSFORMS[transform].identity(size, align_corners=align_corners, device=kernel_path.device)[None]
+        assert torch.equal(transform_sample(transform, image, theta, **options), image), (size, dtype)
 
 
+@by_theta
 @pytest.mark.parametrize("align_corners", [False, True])
-def test_every_width(kernel_path, monkeypatch, align_corners):
+def test_every_width(kernel_path, monkeypatch, transform, align_corners):
     """All widths up to a tile, and beyond float32's easy divisors, as one row each."""
     monkeypatch.setattr(plan, "_config", lambda *args: LaunchConfig(1, 16384, loop=False))
-    theta = torch.eye(2, 3, device=kernel_path.device)[None]
     for width in [*range(1, 30), 41, 47, 55, 61, 83, 97, 107, 4095, 8191, 16383]:
         image = torch.randn(1, 1, 1, width, device=kernel_path.device)
-        assert torch.equal(affine_sample(image, theta, align_corners=align_corners), image), width
+        identity = TRANSFORMS[transform].identity((1, width), align_corners=align_corners, device=kernel_path.device)
+        out = transform_sample(transform, image, identity[None], align_corners=align_corners)
+        assert torch.equal(out, image), width
 
 
 @pytest.mark.parametrize("align_corners", [False, True])

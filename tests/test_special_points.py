@@ -6,7 +6,7 @@ import torch
 from cases import MODES, PADDING_MODES
 from tolerance import to_numpy
 
-from stn_triton import affine_sample, grid_sample, reference
+from stn_triton import TRANSFORMS, affine_sample, grid_sample, projective_sample, reference, transform_sample
 
 INF, NAN = float("inf"), float("nan")
 
@@ -85,24 +85,85 @@ def test_nonfinite_grid(path, mode, padding_mode, align_corners, shape, dtype):
         np.testing.assert_allclose(to_numpy(ours), expected, rtol=0, atol=4 * torch.finfo(dtype).eps * scale)
 
 
+@pytest.mark.parametrize("transform", [name for name in TRANSFORMS if name != "dense"])
 @pytest.mark.parametrize("padding_mode", PADDING_MODES)
 @pytest.mark.parametrize("mode", MODES)
-def test_nonfinite_theta_reads_nothing(path, mode, padding_mode):
+def test_nonfinite_theta_reads_nothing(path, transform, mode, padding_mode):
     """A sample with any non-finite parameter is 0 under every padding; its neighbours are untouched."""
-    bad = torch.eye(2, 3).repeat(7, 1, 1)
-    for k in range(6):
-        bad[k].view(-1)[k] = (NAN, INF, -INF)[k % 3]
+    identity = TRANSFORMS[transform].identity((3, 4))
+    count = identity.numel()
+    bad = identity.repeat(3 * count + 1, *[1] * identity.dim())
+    for k in range(3 * count):
+        bad[k].view(-1)[k // 3] = (NAN, INF, -INF)[k % 3]
     theta = bad.to(path.device).requires_grad_()
-    image = torch.randn(7, 2, 4, 5, device=path.device, requires_grad=True)
-    out = affine_sample(image, theta, (3, 4), mode=mode, padding_mode=padding_mode)
+    image = torch.randn(3 * count + 1, 2, 4, 5, device=path.device, requires_grad=True)
+    options = {"mode": mode, "padding_mode": padding_mode}
+    out = transform_sample(transform, image, theta, (3, 4), **options)
     out.sum().backward()
-    assert (out[:6] == 0).all()
-    assert (theta.grad[:6] == 0).all()
-    assert (image.grad[:6] == 0).all()
-    alone = affine_sample(image[6:], theta[6:], (3, 4), mode=mode, padding_mode=padding_mode)
-    torch.testing.assert_close(out[6:], alone)
-    assert image.grad[6].abs().sum() > 0
+    assert (out[:-1] == 0).all()
+    assert (theta.grad[:-1] == 0).all()
+    assert (image.grad[:-1] == 0).all()
+    alone = transform_sample(transform, image[-1:], theta[-1:], (3, 4), **options)
+    torch.testing.assert_close(out[-1:], alone)
+    assert image.grad[-1].abs().sum() > 0
     assert torch.isfinite(theta.grad).all()
+
+
+def vanishing(*last_rows):
+    """Homographies with these last rows."""
+    return torch.tensor([[[1.0, 0.2, 0.1], [-0.1, 1.0, 0.3], list(row)] for row in last_rows])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+def test_nothing_lies_behind_the_camera(path, padding_mode, dtype):
+    """Zero beyond the horizon under every padding, and all gradients finite as the denominator nears 0."""
+    theta = vanishing((1.2, 0, 1), (0, -3, 1), (1, 1, 1), (1, 0, 1e-3), (1e-7, 0, 1e-7)).to(path.device, dtype)
+    theta.requires_grad_()
+    image = torch.ones(5, 1, 6, 7, device=path.device, dtype=dtype, requires_grad=True)
+    size = (40, 41)
+    y, x = torch.meshgrid(*(torch.linspace(-1, 1, n, dtype=torch.float64) for n in size), indexing="ij")
+    g, h, i = theta[:, 2].detach().cpu().double().unbind(-1)
+    depth = g.view(-1, 1, 1) * x + h.view(-1, 1, 1) * y + i.view(-1, 1, 1)
+    scale = (g.abs() + h.abs() + i.abs()).view(-1, 1, 1)
+    out = projective_sample(image, theta, size, padding_mode=padding_mode, align_corners=True)
+    assert (out.cpu()[:, 0][depth < 0.9e-6 * scale] == 0).all()
+    if padding_mode != "zeros":  # everywhere else there is something, and all of it is 1
+        torch.testing.assert_close(out.cpu()[:, 0][depth > 1.1e-6 * scale].min(), torch.ones([], dtype=dtype))
+    assert ((depth < 0).flatten(1).any(1) & (depth > 0).flatten(1).any(1))[:3].all()  # both sides are seen
+    gradients = torch.autograd.grad(out.square().sum(), [image, theta])
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_depth_zero_on_a_pixel(path):
+    """r = 0, and just in front, at pixel centres: finite, and the same as if the sample's other pixels were alone."""
+    theta = vanishing((1, 0, 0.5)).to(path.device).requires_grad_()  # r = 0 at x = -0.5, a pixel of five from -1 to 1
+    image = torch.rand(1, 2, 6, 7, device=path.device)
+    for padding_mode in PADDING_MODES:
+        out = projective_sample(image, theta, (5, 5), padding_mode=padding_mode, align_corners=True)
+        assert (out[..., :2] == 0).all()  # r = -0.5 and 0
+        (d_theta,) = torch.autograd.grad(out.sum(), theta)
+        assert torch.isfinite(d_theta).all()
+
+
+@pytest.mark.parametrize("scale", [-1.0, 2.0, -0.5, 1024.0, 2.0**-30])
+def test_a_homography_has_no_scale_and_no_sign(path, scale):
+    """Powers of two change no bit of the output; the gradient is divided by the scale."""
+    theta = (torch.eye(3) + 0.2 * torch.randn(3, 3, 3)).to(path.device)
+    theta[..., 2, 2] = torch.tensor([1.0, -0.8, 1.3])
+    image, d_out = (torch.rand(3, 2, 6, 7, device=path.device) for _ in range(2))
+    one, other = theta.clone().requires_grad_(), (theta * scale).requires_grad_()
+    out, scaled = projective_sample(image, one), projective_sample(image, other)
+    assert torch.equal(out, scaled)
+    d_one, d_other = torch.autograd.grad(out, one, d_out)[0], torch.autograd.grad(scaled, other, d_out)[0]
+    torch.testing.assert_close(d_other * scale, d_one)
+
+
+def test_a_last_entry_of_zero_is_positive(path):
+    """sign(0) = +1: the right half of the output is in front."""
+    theta = torch.tensor([[[1.0, 0, 0], [0, 1, 0], [1, 0, 0]]], device=path.device)
+    out = projective_sample(torch.ones(1, 1, 4, 4, device=path.device), theta, padding_mode="border")
+    assert out[0, 0, 0].tolist() == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("padding_mode", PADDING_MODES)

@@ -81,7 +81,7 @@ class Case:
 
 
 def headline() -> Iterator[Case]:
-    """The rows of the table in ``bench/README.md``: affine, bilinear, zeros, on sm_90."""
+    """The rows of the tables in ``bench/README.md``: bilinear, zeros, on sm_90; affine first."""
     for work, dtype in itertools.product(("forward", "d_theta", "both"), ("float32", "bfloat16")):
         for channels in (1, 3, 16):
             yield Case(work=work, dtype=dtype, shape=(8, channels, 256, 256))
@@ -91,6 +91,9 @@ def headline() -> Iterator[Case]:
     for layout in ("contiguous", "channels_last"):
         yield Case(shape=(32, 256, 14, 14), layout=layout)
         yield Case(shape=(4, 512, 7, 7), layout=layout)
+    for transform, work, channels in itertools.product(TRANSFORMS, ("forward", "both"), (1, 3)):
+        if transform != "affine":
+            yield Case(transform=transform, work=work, shape=(8, channels, 256, 256))
 
 
 def everywhere() -> Iterator[Case]:

@@ -18,6 +18,8 @@ from .homogeneous import bounded_forms_over_grid, forms_at, forms_over_grid
 
 #: Of the sum of the last row's magnitudes, up to which a denominator lies behind the camera.
 HORIZON = 1e-6
+#: And the least it may be at all: the square of its reciprocal is a float32.
+LEAST = 1e-18
 
 # --- device: numerators in pixels from the image's centre, so that the identity divides what is exact by 1 -------
 
@@ -29,7 +31,7 @@ def projective_state(a, b, c, d, e, f, g, h, i, axes):
     half_x, _, ratio_x, pitch_x, _, _ = axis_x
     half_y, _, ratio_y, pitch_y, _, _ = axis_y
     sign = tl.where(i < 0, -1.0, 1.0).to(half_x.dtype)
-    horizon = tl.maximum((tl.abs(g) + tl.abs(h) + tl.abs(i)) * 1e-6, 1e-30)  # 1e-30: the reciprocal stays finite
+    horizon = tl.maximum((tl.abs(g) + tl.abs(h) + tl.abs(i)) * 1e-6, 1e-18)  # `HORIZON`, `LEAST`
     return (
         sign * a * ratio_x, sign * b * (pitch_y * half_x), sign * c * half_x,
         sign * d * (pitch_x * half_y), sign * e * ratio_y, sign * f * half_y,
@@ -95,11 +97,15 @@ def projective_start(shape: constexpr, ACC: constexpr):
 
 @jit
 def projective_adjoint(partial, state, d_theta, sample, row, column, live, x, y, sizes, d_u, d_v, axes):
-    """Adds a tile's d_p, d_q, d_r and their products with y: d_p = d_u / r, d_r = -(d_u p + d_v q) / r^2."""
+    """Adds a tile's d_p, d_q, d_r and their products with y: d_p = d_u / r, d_r = -(d_u p + d_v q) / r^2.
+
+    Nothing where a point is so far away that it has lost its place in the image, as on the CPU path.
+    """
     sum_p, sum_py, sum_q, sum_qy, sum_r, sum_ry = partial
     u, v, inverse, _ = project(state, x, y)
-    d_p, d_q = d_u * inverse, d_v * inverse
-    d_r = tl.where(finite(live, u, v), -tl.fma(d_p, u, d_q * v), 0.0)
+    near = (tl.abs(u) < 1e9) & (tl.abs(v) < 1e9)
+    d_p, d_q = tl.where(near, d_u * inverse, 0.0), tl.where(near, d_v * inverse, 0.0)
+    d_r = tl.where(near, -tl.fma(d_p, u, d_q * v), 0.0)
     return (
         sum_p + d_p, tl.fma(d_p, y, sum_py), sum_q + d_q, tl.fma(d_q, y, sum_qy), sum_r + d_r, tl.fma(d_r, y, sum_ry),
     )  # fmt: skip
@@ -211,10 +217,11 @@ class Homography(Projective):
 
 
 def _divide(forms: Tensor, rows: Tensor) -> Tensor:
-    """(p, q) / r of forms (..., 3), NaN behind the camera, with gradients that never meet the division by 0."""
-    r = forms[..., 2:]
-    front = r > HORIZON * rows[..., 2, :].abs().sum(-1, keepdim=True)
-    return torch.where(front, forms[..., :2] / torch.where(front, r, 1), torch.nan)
+    """(p, q) / r of forms (..., 3), NaN behind the camera; gradients never meet a division by 0."""
+    horizon = (HORIZON * rows[..., 2, :].abs().sum(-1)).clamp(min=LEAST)
+    front = ((forms[..., 2] > horizon) & forms.isfinite().all(-1))[..., None]
+    safe = torch.where(front, forms, 1)
+    return torch.where(front, safe[..., :2] * safe[..., 2:].reciprocal(), torch.nan)
 
 
 def _lies_in_front(rows: Tensor) -> bool:
