@@ -1,6 +1,6 @@
 """Fused Triton kernels for Spatial Transformer Networks: theta and an image in, the warped feature map out."""
 
-from . import reference
+from . import geometry, reference
 from .functional import (
     affine_grid,
     affine_sample,
@@ -34,6 +34,7 @@ __all__ = [
     "affine_grid",
     "affine_sample",
     "attention_sample",
+    "geometry",
     "grid_sample",
     "projective_sample",
     "reference",

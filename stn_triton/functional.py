@@ -93,8 +93,8 @@ def projective_sample(
     out at (x, y) is the image at :math:`(u, v) = (p, q) / r` with :math:`(p, q, r) = \theta\,(x, y, 1)^T`, in
     normalised coordinates; `stn_triton.geometry` converts matrices of pixels. theta and its negative are one map: the
     sign is taken that makes theta's last entry positive, so that the middle of the output is in front of the camera.
-    Where :math:`r \le 10^{-6} (|\theta_{31}| + |\theta_{32}| + |\theta_{33}|)`, behind the camera or on the
-    horizon, there is no source: the output is 0 under every padding, and so is the gradient.
+    Where :math:`r \le 10^{-6} (|\theta_{31}| + |\theta_{32}| + |\theta_{33}|)` (or :math:`10^{-18}`), behind the
+    camera or on the horizon, there is no source: the output is 0 under every padding, and so is the gradient.
 
     Args:
         image: (N, C, H, W).

@@ -231,7 +231,7 @@ def _projected(theta: ArrayLike, size: tuple[int, int], align_corners: bool) -> 
     """The homogeneous source points (p, q, r), and 1 / r; NaN on the horizon and behind the camera."""
     matrix, _ = _homography(theta)
     forms = np.einsum("nrk,hwk->nhwr", matrix, _homogeneous(size, align_corners))
-    front = forms[..., 2] > 1e-6 * np.abs(matrix[:, None, None, 2]).sum(-1)
+    front = forms[..., 2] > np.maximum(1e-6 * np.abs(matrix[:, None, None, 2]).sum(-1), 1e-18)
     return forms, 1 / np.where(front, forms[..., 2], np.nan)
 
 

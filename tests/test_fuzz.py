@@ -1,5 +1,7 @@
 """hypothesis over shapes, strides, dtypes and parameters, special values among them, against the reference."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from test_layouts import LAYOUTS
 from tolerance import to_numpy
 
 from stn_triton import TRANSFORMS, affine_sample, reference
+from stn_triton.transforms.projective import HORIZON, LEAST
 
 SPECIAL = [0.0, 1.0, -1.0, 0.5, -0.5, 2.0, 1 / 3, 1e-30, 1e6]
 NONFINITE = [float("nan"), float("inf"), float("-inf")]
@@ -49,17 +52,51 @@ def run(path, kind, image, theta, d_out, size, options):
     return (out.detach(), *torch.autograd.grad(out, [image, theta], d_out.to(path.device)))
 
 
-def pixel_coordinates(kind, image, theta, size, align_corners):
-    """float64 source pixels of every target, and a bound on what ``theta``'s dtype may be off there, in pixels.
+class Coordinates(NamedTuple):
+    """float64 source pixels of every target, and what ``theta``'s dtype may do to them. All (N, h, w, 2)."""
 
-    A coordinate is a sum of at most three products, then scaled: under 8 roundings of its largest term.
+    pixels: np.ndarray
+    slack: np.ndarray  #: how far off they may be, in pixels
+    steepness: np.ndarray  #: the largest derivative in an entry of theta, over that of an affine map
+
+    @property
+    def smooth(self) -> np.ndarray:
+        """Where rounding does not decide: well away from kinks, ties and mirrors, which are half pixels."""
+        kink = np.abs(2 * self.pixels - np.rint(2 * self.pixels))
+        return ((kink > 4 * self.slack) & (self.slack < 0.1)).all(-1)
+
+
+def coordinates(kind, image, theta, size, align_corners) -> Coordinates:
+    """A coordinate is a sum of at most three products, then scaled: under 8 roundings of its largest term.
+
+    A quotient of two such sums p / r is off by their errors over r. Points behind the camera read nothing: 0.25, a
+    smooth place, stands for them; where rounding decides whether they do, their slack has no bound.
     """
-    grid = TRANSFORMS[kind].grid(theta.double(), size, align_corners).numpy()
-    bound = np.abs(to_numpy(theta)).sum(-1)[:, None, None] if kind == "affine" else np.abs(grid)
+    theta = theta.double()
+    grid = TRANSFORMS[kind].grid(theta, size, align_corners).numpy()
+    bound, steepness = np.abs(grid), np.ones_like(grid)
+    if kind == "affine":
+        bound = np.abs(to_numpy(theta)).sum(-1)[:, None, None]
+    elif kind == "attention":
+        bound = np.abs(to_numpy(theta)).sum(-1)[:, None, None, None]
+    elif kind in ("projective", "homography"):
+        matrix = to_numpy(TRANSFORMS[kind].matrix(theta))
+        depth = reference.affine_grid(matrix, size, align_corners)[..., 2:]
+        terms = np.abs(matrix).sum(-1)[:, None, None]
+        horizon = np.maximum(HORIZON * terms[..., 2:], LEAST)
+        seen = depth > horizon
+        true_depth, depth = depth, np.where(seen, depth, 1.0)
+        grid = np.where(seen, grid, 0.0)
+        bound = seen * (terms[..., :2] + np.abs(grid) * terms[..., 2:]) / depth
+        steepness = seen * (1 + np.abs(grid).max(-1, keepdims=True)) / depth * terms[..., 2:] / depth
     extent = np.array(image.shape[:1:-1])
-    pixels = [reference.pixels(grid[..., k], int(extent[k]), align_corners) for k in range(2)]
-    slack = 8 * torch.finfo(theta.dtype).eps * (bound + 1) * extent
-    return np.stack(pixels, -1), np.broadcast_to(slack, grid.shape)
+    pixels = np.stack([reference.pixels(grid[..., k], int(extent[k]), align_corners) for k in range(2)], -1)
+    slack = 8 * torch.finfo(image.dtype if image.dtype == torch.float64 else torch.float32).eps * (bound + 1) * extent
+    if kind in ("projective", "homography"):
+        unsure = np.abs(true_depth - horizon) < 1e-6 * terms[..., 2:]
+        pixels = np.where(seen, pixels, 0.25)
+        slack = np.where(unsure, np.inf, np.where(seen, slack, 0.0))
+    return Coordinates(pixels, np.broadcast_to(slack, grid.shape), np.broadcast_to(steepness, grid.shape))
 
 
 @fuzz
@@ -71,10 +108,11 @@ def test_against_the_reference(path, data):
     """
     kind, image, theta, d_out, size, options = data.draw(warps(entries))
     mode, _, align_corners = options
-    pixels, slack = pixel_coordinates(kind, image, theta, size, align_corners)
-    assume(slack.max() < 0.1)
-    smooth = (np.abs(2 * pixels - np.rint(2 * pixels)) > 4 * slack).all(-1)  # kinks, ties and mirrors: half pixels
-    d_out = d_out * torch.from_numpy(smooth)[:, None]
+    at = coordinates(kind, image, theta, size, align_corners)
+    assume(at.smooth.any())
+    d_out = d_out * torch.from_numpy(at.smooth)[:, None]
+    slack = np.where(at.smooth[..., None], at.slack, 0.0)
+    steepest = (at.steepness * at.smooth[..., None]).max()
 
     out, d_image, d_theta = run(path, kind, image, theta, d_out, size, options)
     tensors = to_numpy(image), to_numpy(theta)
@@ -87,16 +125,16 @@ def test_against_the_reference(path, data):
     largest, moves = np.abs(to_numpy(image)).max(), mode == "bilinear"
     eps = 4 * torch.finfo(out.dtype).eps
     error = np.abs(to_numpy(out) - truth).max(1)
-    allowed = eps * largest + moves * 2 * largest * slack.sum(-1)
-    where = np.ones_like(smooth) if moves else smooth  # bilinear is continuous, nearest jumps
+    allowed = eps * largest + (2 * largest * at.slack.sum(-1) if moves else 0.0)
+    where = np.ones_like(at.smooth) if moves else at.smooth  # bilinear is continuous, nearest jumps
     assert (error <= allowed)[where].all()
     total = np.abs(to_numpy(d_out)).sum((2, 3)).max()
     assert (
         np.abs(to_numpy(d_image) - d_image_truth).max() <= eps * magnitudes[0].max() + moves * 2 * slack.max() * total
     )
     # d_theta's terms are differences of two pixels, weighted along the other axis, times at most the extent and 1.
-    turned = 2 * largest * slack.max() * np.abs(to_numpy(d_out)).sum() * max(image.shape[2:])
-    eps_theta = 4 * torch.finfo(theta.dtype).eps
+    turned = 2 * largest * slack.max() * np.abs(to_numpy(d_out)).sum() * max(image.shape[2:]) * steepest
+    eps_theta = 4 * torch.finfo(theta.dtype).eps * max(1, steepest)
     assert np.abs(to_numpy(d_theta) - d_theta_truth).max() <= eps_theta * magnitudes[1].max() + moves * turned
 
 

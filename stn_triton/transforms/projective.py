@@ -1,8 +1,8 @@
 """Projective: (u, v) = (p, q) / r with (p, q, r) = theta (x, y, 1), the paper's plane projective transformation.
 
 A homography and its negative are one map, so theta is taken with the sign that makes its last entry positive: the
-middle of the output is in front of the camera. A point with r <= 1e-6 (|theta_31| + |theta_32| + |theta_33|) lies
-behind it, or on the horizon: it has no source, reads nothing and gets no gradient.
+middle of the output is in front of the camera. A point with r <= 1e-6 (|theta_31| + |theta_32| + |theta_33|), or not
+above 1e-18, lies behind it or on the horizon: it has no source, reads nothing and gets no gradient.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .homogeneous import bounded_forms_over_grid, forms_at, forms_over_grid
 
 #: Of the sum of the last row's magnitudes, up to which a denominator lies behind the camera.
 HORIZON = 1e-6
-#: And the least it may be at all: the square of its reciprocal is a float32.
+#: And up to which any does: the square of its reciprocal would be no float32.
 LEAST = 1e-18
 
 # --- device: numerators in pixels from the image's centre, so that the identity divides what is exact by 1 -------

@@ -1,0 +1,195 @@
+"""Transform parameters as geometry: composed, inverted, as matrices of pixels, and as a pose.
+
+Everything is differentiable, in closed form, without a synchronisation, and in full precision whatever matrix products
+are set to. Parameters are affine (..., 2, 3), or projective (..., 8) or (..., 3, 3), with any leading axes; half types
+are computed in float32. A singular map has no inverse: the result is not finite, and a warp by it reads nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def as_matrix(theta: Tensor) -> Tensor:
+    """(..., 3, 3) of affine parameters (..., 2, 3), projective ones (..., 8), or a matrix, which is returned."""
+    if theta.shape[-2:] == (3, 3):
+        return theta
+    last = torch.eye(3, dtype=theta.dtype, device=theta.device)[2]
+    if _is_affine(theta):
+        return torch.cat([theta, last.expand(*theta.shape[:-2], 1, 3)], -2)
+    if theta.dim() and theta.shape[-1] == 8:
+        return torch.cat([theta, last[2:].expand(*theta.shape[:-1], 1)], -1).unflatten(-1, (3, 3))
+    raise ValueError(f"theta: expected shape (..., 2, 3), (..., 3, 3) or (..., 8), got {tuple(theta.shape)}")
+
+
+def compose(first: Tensor, then: Tensor) -> Tensor:
+    """The parameters of one warp that does what two do: by ``first``, then of the result by ``then``.
+
+    ``sample(image, compose(first, then))`` is ``sample(sample(image, first), then)`` without what the image between
+    loses: interpolated once, cut off at the edges of the last output alone. Target points go through ``then`` first,
+    so the matrix is first @ then. A recurrent transformer composes what it has with each correction.
+
+    Args:
+        first, then: affine or projective, of leading axes that broadcast.
+
+    Returns:
+        (..., 2, 3) if both are affine, else (..., 3, 3).
+    """
+    product = _product(_wide(as_matrix(first)), _wide(as_matrix(then)))
+    product = product.to(torch.promote_types(first.dtype, then.dtype))
+    return product[..., :2, :] if _is_affine(first) and _is_affine(then) else product
+
+
+def invert(theta: Tensor) -> Tensor:
+    """The parameters of the inverse map: from image points to output points.
+
+    Args:
+        theta: affine or projective.
+
+    Returns:
+        (..., 2, 3) for affine parameters, else (..., 3, 3).
+    """
+    if _is_affine(theta):
+        (a, b, c), (d, e, f) = (row.unbind(-1) for row in _wide(theta).unbind(-2))
+        inverse = torch.stack([e, -b, b * f - c * e, -d, a, c * d - a * f], -1) / (a * e - b * d)[..., None]
+        return inverse.unflatten(-1, (2, 3)).to(theta.dtype)
+    rows = _wide(as_matrix(theta)).unbind(-2)
+    # Cramer's rule: the columns are cross products of the rows.
+    columns = torch.stack([torch.cross(rows[k - 2], rows[k - 1], dim=-1) for k in range(3)], -1)
+    determinant = (rows[0] * columns[..., 0]).sum(-1)
+    return (columns / determinant[..., None, None]).to(theta.dtype)
+
+
+def to_pixel_matrix(
+    theta: Tensor, image_size: Sequence[int], size: Sequence[int] | None = None, *, align_corners: bool = False
+) -> Tensor:
+    """The matrix that OpenCV and kornia would take for the same warp: from pixels of the image to pixels of the output.
+
+    Their convention: (column, row) counted from 0 at the centre of the first pixel, and the opposite direction of
+    theta's, which maps output points to image points. ``warpAffine`` and ``warp_affine`` take ``matrix[..., :2, :]``
+    of an affine map.
+
+    Args:
+        theta: affine or projective.
+        image_size: (H, W) of the image.
+        size: (h, w) of the output; the image's by default.
+        align_corners: what theta's normalised coordinates mean, as in `affine_sample`.
+
+    Returns:
+        (..., 3, 3).
+
+    Raises:
+        ValueError: an axis of one pixel with align_corners, which has no extent.
+    """
+    image = _axes("image_size", image_size, align_corners)
+    output = image if size is None else _axes("size", size, align_corners)
+    return _between(output, as_matrix(invert(_wide(theta))), image, to_pixels=True).to(theta.dtype)
+
+
+def from_pixel_matrix(
+    matrix: Tensor, image_size: Sequence[int], size: Sequence[int] | None = None, *, align_corners: bool = False
+) -> Tensor:
+    """theta for a matrix from pixels of the image to pixels of the output: `to_pixel_matrix` the other way.
+
+    Args:
+        matrix: (..., 3, 3), or (..., 2, 3) for an affine map, as `cv2.getAffineTransform` and kornia give them.
+        image_size: (H, W) of the image.
+        size: (h, w) of the output; the image's by default.
+        align_corners: what theta's normalised coordinates are to mean, as in `affine_sample`.
+
+    Returns:
+        theta, (..., 2, 3) for a matrix (..., 2, 3), else (..., 3, 3).
+
+    Raises:
+        ValueError: an axis of one pixel with align_corners, which has no extent.
+    """
+    image = _axes("image_size", image_size, align_corners)
+    output = image if size is None else _axes("size", size, align_corners)
+    theta = _between(image, as_matrix(invert(_wide(matrix))), output, to_pixels=False).to(matrix.dtype)
+    return theta[..., :2, :] if _is_affine(matrix) else theta
+
+
+class Pose(NamedTuple):
+    """Where an affine crop lies in the image: its x axis is turned by ``rotation``, its axes are ``scale`` long.
+
+    The linear part is R(rotation) [[1, shear], [0, 1]] diag(scale), so that shear 0 means a right angle between the
+    axes. In the coordinates of theta: y points down, so that positive angles turn clockwise, and on an image that is
+    not square a right angle of normalised coordinates is none of pixels.
+    """
+
+    scale: Tensor  #: (..., 2): of x, positive, and of y, negative for a mirror image
+    rotation: Tensor  #: (...): radians, in (-pi, pi]
+    shear: Tensor  #: (...): how far y leans along x
+    translation: Tensor  #: (..., 2): the crop's centre (tx, ty)
+
+
+def to_pose(theta: Tensor) -> Pose:
+    """The pose of affine parameters (..., 2, 3); not finite where the x axis or the area is 0.
+
+    Raises:
+        ValueError: theta is not (..., 2, 3).
+    """
+    if not _is_affine(theta):
+        raise ValueError(f"theta: expected shape (..., 2, 3), got {tuple(theta.shape)}")
+    (a, b, tx), (d, e, ty) = (row.unbind(-1) for row in _wide(theta).unbind(-2))
+    along_x = torch.hypot(a, d)
+    along_y = (a * e - b * d) / along_x
+    shear = (a * b + d * e) / along_x / along_y
+    pose = torch.stack([along_x, along_y], -1), torch.atan2(d, a), shear, torch.stack([tx, ty], -1)
+    return Pose(*(part.to(theta.dtype) for part in pose))
+
+
+def from_pose(pose: Pose) -> Tensor:
+    """Affine parameters (..., 2, 3) of a pose."""
+    along_x, along_y = _wide(pose.scale).unbind(-1)
+    cos, sin, shear = torch.cos(_wide(pose.rotation)), torch.sin(_wide(pose.rotation)), _wide(pose.shear)
+    linear = [cos * along_x, (cos * shear - sin) * along_y, sin * along_x, (sin * shear + cos) * along_y]
+    theta = torch.cat([torch.stack(linear, -1).unflatten(-1, (2, 2)), _wide(pose.translation)[..., None]], -1)
+    return theta.to(pose.scale.dtype)
+
+
+def _is_affine(theta: Tensor) -> bool:
+    return theta.shape[-2:] == (2, 3)
+
+
+def _wide(theta: Tensor) -> Tensor:
+    """In float32 at least."""
+    return theta.to(torch.promote_types(theta.dtype, torch.float32))
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b as sums: matrix products may be set to a reduced precision."""
+    return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
+
+
+class _Axis(NamedTuple):
+    """Pixels of one axis: pixel = half * unit + centre."""
+
+    half: float
+    centre: float
+
+
+def _axes(name: str, size: Sequence[int], align_corners: bool) -> tuple[_Axis, _Axis]:
+    """Of x and of y; raises ValueError where a normalised coordinate has no extent."""
+    h, w = size
+    if min(h, w) < 1 + align_corners:
+        raise ValueError(f"{name}: expected axes of at least {1 + align_corners} pixels, got {tuple(size)}")
+    x, y = (_Axis((n - 1 if align_corners else n) / 2, (n - 1) / 2) for n in (w, h))
+    return x, y
+
+
+def _between(after: tuple[_Axis, _Axis], matrix: Tensor, before: tuple[_Axis, _Axis], to_pixels: bool) -> Tensor:
+    """A matrix of normalised coordinates as one of pixels, or the other way: changes of units before and after it."""
+    (x_before, y_before), (x_after, y_after) = before, after
+    if to_pixels:  # unit = (pixel - centre) / half
+        x_before, y_before = (_Axis(1 / axis.half, -axis.centre / axis.half) for axis in before)
+    else:
+        x_after, y_after = (_Axis(1 / axis.half, -axis.centre / axis.half) for axis in after)
+    x, y, one = matrix.unbind(-1)
+    columns = [x * x_before.half, y * y_before.half, x * x_before.centre + y * y_before.centre + one]
+    p, q, r = torch.stack(columns, -1).unbind(-2)
+    return torch.stack([p * x_after.half + r * x_after.centre, q * y_after.half + r * y_after.centre, r], -2)

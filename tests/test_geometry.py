@@ -1,0 +1,197 @@
+"""Parameters as geometry: what composed, inverted, pixel-space and posed parameters do to points and images."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from stn_triton import Affine, Homography, Projective, affine_sample, geometry, projective_sample, transform_sample
+
+AFFINE, EIGHT, MATRIX = Affine(), Projective(), Homography()
+TRANSFORMS = {(2, 3): AFFINE, (8,): EIGHT, (3, 3): MATRIX}
+
+
+def some(shape, batch=(4,), dtype=torch.float64):
+    """Parameters near the identity."""
+    identity = TRANSFORMS[shape].identity(dtype=dtype)
+    return identity + 0.15 * torch.randn(*batch, *shape, dtype=dtype)
+
+
+def points(theta, xy):
+    return TRANSFORMS[tuple(theta.shape[1:])].points(theta, xy)
+
+
+@pytest.mark.parametrize("first", TRANSFORMS, ids=str)
+@pytest.mark.parametrize("then", TRANSFORMS, ids=str)
+def test_compose_is_one_warp_after_the_other(first, then):
+    first, then = some(first), some(then)
+    xy = torch.rand(7, 2, dtype=torch.float64) - 0.5
+    theta = geometry.compose(first, then)
+    assert theta.shape[1:] == ((2, 3) if first.shape[1:] == then.shape[1:] == (2, 3) else (3, 3))
+    torch.testing.assert_close(points(theta, xy), points(first, points(then, xy)))
+
+
+def test_composed_parameters_warp_as_two_warps():
+    """On a smooth image, within what the first interpolation blurs."""
+    y, x = torch.meshgrid(torch.linspace(-5, 5, 128), torch.linspace(-5, 5, 128), indexing="ij")
+    image = torch.exp(-((x - 0.5) ** 2) - 2 * y**2)[None, None]
+    first = torch.tensor([[[1.1, 0.2, 0.1], [-0.2, 0.9, -0.1]]])
+    then = torch.tensor([[[0.9, -0.4, 0.2], [0.3, 1.2, 0.1]]])
+    two = affine_sample(affine_sample(image, first, (256, 256)), then)
+    one = affine_sample(image, geometry.compose(first, then), (256, 256))
+    other_order = affine_sample(image, geometry.compose(then, first), (256, 256))
+    assert (one - two).abs().max() < 0.02
+    assert (one - other_order).abs().max() > 0.2
+
+
+@pytest.mark.parametrize("shape", TRANSFORMS, ids=str)
+def test_inverse(shape):
+    theta, xy = some(shape), torch.rand(7, 2, dtype=torch.float64) - 0.5
+    inverse = geometry.invert(theta)
+    torch.testing.assert_close(points(inverse, points(theta, xy)), xy.expand(4, 7, 2))
+    torch.testing.assert_close(points(theta, points(inverse, xy)), xy.expand(4, 7, 2))
+    exact = torch.linalg.inv(geometry.as_matrix(theta))
+    torch.testing.assert_close(geometry.as_matrix(inverse), exact)
+
+
+def test_a_singular_map_has_no_inverse_and_reads_nothing():
+    theta = torch.tensor([[[1.0, 2, 0], [2, 4, 0]]])
+    for parameters in (theta, geometry.as_matrix(theta)):
+        inverse = geometry.invert(parameters)
+        assert not inverse.isfinite().all()
+        name = "affine" if inverse.shape[1:] == (2, 3) else "homography"
+        assert (transform_sample(name, torch.ones(1, 1, 3, 3), inverse) == 0).all()
+
+
+@pytest.mark.parametrize("shape", TRANSFORMS, ids=str)
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_pixel_matrix_maps_image_pixels_to_output_pixels(shape, align_corners):
+    """Against the same map done by hand: pixel of the output to a unit, by theta, to a pixel of the image."""
+    (H, W), (h, w) = (20, 31), (11, 17)
+    theta = some(shape)
+    matrix = geometry.to_pixel_matrix(theta, (H, W), (h, w), align_corners=align_corners)
+    pixel = torch.tensor([[0.0, 0], [16, 10], [3.5, 7]], dtype=torch.float64)
+    extent = torch.tensor([[w, h], [W, H]], dtype=torch.float64) - int(align_corners)
+    unit = (2 * pixel - torch.tensor([w - 1, h - 1])) / extent[0]
+    source = (points(theta, unit) * extent[1] + torch.tensor([W - 1, H - 1])) / 2
+    back = torch.einsum("nrk,npk->npr", matrix, torch.nn.functional.pad(source, (0, 1), value=1))
+    torch.testing.assert_close(back[..., :2] / back[..., 2:], pixel.expand(4, 3, 2))
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (3, 3)], ids=str)
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_from_pixel_matrix_is_the_way_back(shape, align_corners):
+    theta, sizes = some(shape), ((20, 31), (11, 17))
+    matrix = geometry.to_pixel_matrix(theta, *sizes, align_corners=align_corners)
+    if shape == (2, 3):
+        torch.testing.assert_close(matrix[:, 2], torch.tensor([0.0, 0, 1], dtype=torch.float64).expand(4, 3))
+        matrix = matrix[:, :2]
+    again = geometry.from_pixel_matrix(matrix, *sizes, align_corners=align_corners)
+    assert again.shape == theta.shape
+    torch.testing.assert_close(again, theta)
+
+
+def test_the_identity_of_pixels_is_a_crop():
+    """Pixels stay where they are, at any output size."""
+    image = torch.rand(1, 1, 9, 8)
+    theta = geometry.from_pixel_matrix(torch.eye(2, 3)[None], (9, 8), (4, 5))
+    torch.testing.assert_close(affine_sample(image, theta, (4, 5)), image[..., :4, :5])
+
+
+def test_one_pixel_has_no_extent():
+    theta = torch.eye(2, 3)[None]
+    assert geometry.to_pixel_matrix(theta, (1, 3)).isfinite().all()
+    with pytest.raises(ValueError, match=r"size: expected axes of at least 2 pixels, got \(1, 3\)"):
+        geometry.to_pixel_matrix(theta, (4, 4), (1, 3), align_corners=True)
+    with pytest.raises(ValueError, match=r"image_size: expected axes of at least 1 pixels, got \(0, 3\)"):
+        geometry.from_pixel_matrix(theta, (0, 3))
+
+
+def test_pose_of_known_maps():
+    turned = geometry.from_pose(geometry.Pose(*map(torch.tensor, ([2.0, 0.5], math.pi / 2, 0.0, [0.1, 0.2]))))
+    torch.testing.assert_close(turned, torch.tensor([[0.0, -0.5, 0.1], [2, 0, 0.2]]))
+    mirrored = geometry.to_pose(torch.tensor([[1.0, 0, 0], [0, -1, 0]]))
+    assert mirrored.scale.tolist() == [1, -1]
+    assert mirrored.rotation.item() == mirrored.shear.item() == 0
+    leaning = geometry.to_pose(torch.tensor([[1.0, 0.5, 0], [0, 2, 0]]))
+    assert leaning.shear.item() == 0.25  # y goes along x by a quarter of its own length
+    with pytest.raises(ValueError, match=r"theta: expected shape \(\.\.\., 2, 3\), got \(1, 8\)"):
+        geometry.to_pose(torch.zeros(1, 8))
+
+
+def test_pose_and_parameters_are_two_names_of_a_map():
+    theta = torch.randn(50, 3, 2, 3, dtype=torch.float64)
+    pose = geometry.to_pose(theta)
+    assert (pose.scale[..., 0] > 0).all()
+    torch.testing.assert_close(geometry.from_pose(pose), theta)
+    again = geometry.to_pose(geometry.from_pose(pose))
+    for part, expected in zip(again, pose, strict=True):
+        torch.testing.assert_close(part, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_any_dtype_and_leading_axes(dtype):
+    theta = some((2, 3), (2, 5), dtype)
+    for result in (
+        geometry.compose(theta, theta[0]),
+        geometry.invert(theta),
+        geometry.as_matrix(theta),
+        geometry.to_pixel_matrix(theta, (4, 6)),
+        geometry.from_pixel_matrix(theta, (4, 6)),
+        *geometry.to_pose(theta),
+        geometry.from_pose(geometry.to_pose(theta)),
+    ):
+        assert result.dtype == dtype
+        assert result.shape[:2] == (2, 5)
+    assert geometry.as_matrix(some((8,), ())).shape == (3, 3)
+    with pytest.raises(ValueError, match=r"theta: expected shape .*, got \(2, 4\)"):
+        geometry.as_matrix(torch.zeros(2, 4))
+
+
+def test_everything_is_differentiable():
+    theta, matrix = (some(shape, (2,)).requires_grad_() for shape in ((2, 3), (3, 3)))
+    check = torch.autograd.gradcheck
+    assert check(geometry.compose, (theta, matrix))
+    assert check(geometry.invert, theta)
+    assert check(geometry.invert, matrix)
+    assert check(lambda t: geometry.to_pixel_matrix(t, (5, 7), (4, 6)), matrix)
+    assert check(lambda t: geometry.from_pixel_matrix(t, (5, 7), (4, 6)), theta)
+    assert check(lambda t: geometry.from_pose(geometry.to_pose(t)), theta)
+    assert check(lambda t: tuple(geometry.to_pose(t)), theta)
+
+
+def test_reduced_precision_of_matrix_products_does_not_touch_it():
+    theta = torch.randn(2, 50, 3, 3)
+    expected = geometry.compose(*theta)
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    try:
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        assert torch.equal(geometry.compose(*theta), expected)
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before
+
+
+def test_gradients_reach_the_pose_through_a_warp(path):
+    """Gradient descent on a pose finds how an image was turned."""
+    y, x = np.meshgrid(*(np.linspace(-2, 2, 24),) * 2, indexing="ij")
+    image = torch.tensor(np.exp(-((x - 0.5) ** 2) - 4 * y**2), dtype=torch.float32, device=path.device)[None, None]
+    truth = geometry.from_pose(geometry.Pose(*map(torch.tensor, ([1.0, 1.0], 0.4, 0.0, [0.0, 0.0])))).to(path.device)
+    turned = affine_sample(image, truth[None])
+    angle = torch.zeros([], requires_grad=True)
+    optimiser = torch.optim.Adam([angle], 0.1)
+    for _ in range(25):
+        theta = geometry.from_pose(geometry.Pose(torch.ones(2), angle, torch.zeros([]), torch.zeros(2)))
+        loss = (affine_sample(image, theta[None].to(path.device)) - turned).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert angle.item() == pytest.approx(0.4, abs=0.05)
+
+
+def test_a_homography_from_pixels_warps_as_the_affine_map_it_is(path):
+    image = torch.rand(2, 3, 9, 8, device=path.device)
+    theta = some((2, 3), (2,), torch.float32).to(path.device)
+    torch.testing.assert_close(
+        projective_sample(image, geometry.as_matrix(theta), (5, 6)), affine_sample(image, theta, (5, 6))
+    )
