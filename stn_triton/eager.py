@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 
 def warp(spec: WarpSpec, image: Tensor, theta: Tensor) -> Tensor:
-    """The warped image (N, C, h, w), differentiable in both tensors, in the image's dtype and memory format."""
+    """The warped image, differentiable in both tensors, in the image's dtype and memory format."""
+    if spec.transforms is not None:
+        one = spec._replace(transforms=None)
+        if 0 in theta.shape[:2]:
+            shape = (image.shape[0], spec.transforms, image.shape[1], *spec.size)
+            return ((image.sum() + theta.sum()) * 0).to(image.dtype).expand(shape)
+        return torch.stack([warp(one, image, each) for each in theta.unbind(1)], 1)
     shape = (*image.shape[:2], *spec.size)
     if 0 in shape:
         return ((image.sum() + theta.sum()) * 0).to(image.dtype).expand(shape)

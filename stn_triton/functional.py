@@ -33,7 +33,7 @@ def attention_sample(
 
     Args:
         image: (N, C, H, W).
-        theta: (N, 3): s, t_x, t_y; or (1, 3) for the whole batch.
+        theta: (N, 3): s, t_x, t_y; or (1, 3) for the whole batch; or (N, M, 3).
         size, mode, padding_mode, align_corners: as in `affine_sample`, like dtypes, convention, result and errors.
     """
     return transform_sample(
@@ -61,14 +61,16 @@ def affine_sample(
     Args:
         image: (N, C, H, W), float16, bfloat16, float32 or float64, any strides.
         theta: (N, 2, 3), or (1, 2, 3) for the whole batch, of any floating dtype. Coordinates are computed in
-            float32, in float64 for float64 images.
+            float32, in float64 for float64 images. (N, M, 2, 3) or (1, M, 2, 3): M transforms of every image, which is
+            not copied; its gradient is the sum of theirs.
         size: (h, w) of the output; the image's own by default.
         mode: "bilinear", or "nearest" (no gradient to theta: zeros).
         padding_mode: outside the image "zeros", "border" (the edge pixel) or "reflection".
         align_corners: see the convention.
 
     Returns:
-        (N, C, h, w) in the image's dtype and memory format; 0 where theta gives no finite point.
+        (N, C, h, w), of M transforms (N, M, C, h, w), in the image's dtype and memory format; 0 where theta gives
+        no finite point.
 
     Raises:
         TypeError: not a tensor, or not a floating-point one.
@@ -99,10 +101,10 @@ def projective_sample(
     Args:
         image: (N, C, H, W).
         theta: (N, 8), the matrix row by row without its last entry, which is 1; or (N, 3, 3), of any scale; with a 1
-            in place of N for the whole batch.
+            in place of N for the whole batch; or (N, M, 8), (N, M, 3, 3).
         size, mode, padding_mode, align_corners: as in `affine_sample`, like dtypes, convention, result and errors.
     """
-    transform = "homography" if isinstance(theta, Tensor) and theta.dim() == 3 else "projective"
+    transform = "homography" if isinstance(theta, Tensor) and theta.shape[-2:] == (3, 3) else "projective"
     return transform_sample(
         transform, image, theta, size, mode=mode, padding_mode=padding_mode, align_corners=align_corners
     )
@@ -118,12 +120,14 @@ def transform_sample(
     padding_mode: str = "zeros",
     align_corners: bool = False,
 ) -> Tensor:
-    """`affine_sample` for any transform: by name or object, theta as in its ``layout``."""
+    """`affine_sample` for any transform: by name or object, theta as in its ``layout``, or with M after N."""
     transform = find_transform(transform)
     check_image("image", image)
     check_tensor("theta", theta)
     hw = (image.shape[2], image.shape[3]) if size is None else check_size(size)
-    transform.check_theta(theta, hw, image.shape[0])
+    transforms = transform.transforms_of(theta, hw)
+    if transforms is None:
+        transform.check_theta(theta, hw, image.shape[0])
     if theta.shape[0] not in (1, image.shape[0]):
         raise ValueError(
             f"theta: expected the image's batch size {image.shape[0]} or 1, got {theta.shape[0]}"
@@ -133,7 +137,8 @@ def transform_sample(
         raise ValueError(f"theta: expected the image's device {image.device}, got {theta.device}")
     check_choice("mode", mode, MODES)
     check_choice("padding_mode", padding_mode, PADDING_MODES)
-    return warp(WarpSpec(transform, mode, padding_mode, check_bool("align_corners", align_corners), hw), image, theta)
+    align_corners = check_bool("align_corners", align_corners)
+    return warp(WarpSpec(transform, mode, padding_mode, align_corners, hw, transforms), image, theta)
 
 
 def warmup(
@@ -147,6 +152,7 @@ def warmup(
     dtype: torch.dtype = torch.float32,
     memory_format: torch.memory_format = torch.contiguous_format,
     device: torch.device | str = "cuda",
+    transforms: int | None = None,
     image_gradient: bool = True,
     theta_gradient: bool = True,
     theta_dtype: torch.dtype | None = None,
@@ -163,6 +169,7 @@ def warmup(
         transform: its name or an object; theta is the identity.
         mode, padding_mode, align_corners: as in `affine_sample`.
         dtype, memory_format, device: of the image.
+        transforms: M, if each image is to have several.
         image_gradient, theta_gradient: which gradients will be needed, together, of the one call backward.
         theta_dtype: float32, or float64 for float64 images, by default.
 
@@ -184,7 +191,8 @@ def warmup(
         image = image.contiguous(memory_format=memory_format).requires_grad_(image_gradient)
         hw = check_size(image.shape[2:] if size is None else size)
         theta = transform.identity(hw, align_corners=bool(align_corners), dtype=wide, device=device)
-        theta = theta.repeat(image.shape[0], *[1] * theta.dim()).requires_grad_(theta_gradient)
+        batch = image.shape[:1] if transforms is None else (image.shape[0], *_whole_numbers([transforms]))
+        theta = theta.repeat(*batch, *[1] * theta.dim()).requires_grad_(theta_gradient)
         out = transform_sample(
             transform, image, theta, hw, mode=mode, padding_mode=padding_mode, align_corners=align_corners
         )

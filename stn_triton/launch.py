@@ -45,14 +45,14 @@ def _level_of_caller() -> int:
 
 
 def forward(spec: WarpSpec, image: Tensor, theta: Tensor) -> Tensor:
-    """The warped image (N, C, h, w), in the image's dtype and memory format."""
+    """The warped image (N, C, h, w) or (N, M, C, h, w), in the image's dtype and memory format."""
     # The kernels read memory, which holds the negative of a tensor whose negation is still pending.
     image, theta = image.resolve_neg(), theta.resolve_neg()
     plan = plan_forward(spec, TensorLayout.of(image), TensorLayout.of(theta))
     out = torch.empty(plan.shape, dtype=image.dtype, device=image.device, memory_format=plan.memory_format)
     if out.numel():
         _launch(warp_forward, plan.programs, image, theta, out, *plan.args, options=plan.options)
-    return out
+    return out if spec.transforms is None else out.unflatten(0, (image.shape[0], spec.transforms))
 
 
 def follows_theta(spec: WarpSpec) -> bool:
@@ -77,6 +77,8 @@ def backward(
         _alert_not_deterministic()
     reads_image = needs_theta and follows_theta(spec)
     compute = torch.promote_types(like.dtype, torch.float32)  # half types could not be added to atomically
+    if spec.transforms is not None:
+        d_out = d_out.flatten(0, 1)
     d_out, theta = d_out.resolve_neg(), theta.resolve_neg()
     if like.memory_format is torch.channels_last:
         d_out = d_out.contiguous(memory_format=torch.channels_last)  # copies an expanded one, such as a sum's
@@ -114,6 +116,8 @@ def _alert_not_deterministic() -> None:
 def _sum_partials(spec: WarpSpec, partials: Tensor, theta: Tensor, batch: int) -> Tensor:
     """d_theta, the second stage of its reduction: over programs, and over the batch for a theta that was broadcast."""
     d_theta = spec.transform.sum_partials(partials)
+    if spec.transforms is not None:
+        d_theta = d_theta.unflatten(0, (batch, spec.transforms))
     if theta.shape[0] != batch:
         d_theta = d_theta.sum(0, keepdim=True)
     return d_theta.to(theta.dtype)

@@ -22,10 +22,12 @@ class SpatialTransformer(nn.Module):
             last layer `start_at_identity` sets up.
         transform: a name in `TRANSFORMS` or a `Transform`.
         size: (h, w) of the output; the map's own by default.
+        heads: M, transformers in parallel that share the localisation network, which then gives (N, M * P) or
+            (N, M, ...); the map is not copied. None: one, without an axis of its own.
         mode, padding_mode, align_corners: as in `affine_sample`.
         return_theta: return (warped map, theta), theta in its own shape: the pose of what was found.
 
-    Shape: (N, C, H, W) -> (N, C, h, w).
+    Shape: (N, C, H, W) -> (N, C, h, w), with heads (N, M, C, h, w).
     """
 
     def __init__(
@@ -34,17 +36,21 @@ class SpatialTransformer(nn.Module):
         transform: str | Transform = "affine",
         size: Sequence[int] | None = None,
         *,
+        heads: int | None = None,
         mode: str = "bilinear",
         padding_mode: str = "zeros",
         align_corners: bool = False,
         return_theta: bool = False,
     ) -> None:
         super().__init__()
+        if heads is not None and heads < 1:
+            raise ValueError(f"heads: expected at least 1, got {heads}")
         check_choice("mode", mode, MODES)
         check_choice("padding_mode", padding_mode, PADDING_MODES)
         self.localisation = localisation
         self.transform = find_transform(transform)
         self.size = None if size is None else check_size(size)
+        self.heads = heads
         self.mode = mode
         self.padding_mode = padding_mode
         self.align_corners = check_bool("align_corners", align_corners)
@@ -53,14 +59,15 @@ class SpatialTransformer(nn.Module):
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         check_image("image", image)
         size = (image.shape[2], image.shape[3]) if self.size is None else self.size
-        shape = self.transform.parameter_shape(size)
+        shape, layout = self.transform.parameter_shape(size), self.transform.layout
+        if self.heads is not None:
+            shape, layout = (self.heads, *shape), f"{layout.replace('(N, ', '(N, M, ')} with M = {self.heads}"
         flat = (prod(shape),)
         theta = self.localisation(image)
         check_tensor("localisation's output", theta)
         if theta.shape[1:] not in (shape, flat, (*flat, 1, 1)):  # the last from a convolution
             raise ValueError(
-                f"localisation: expected (N, {prod(shape)}) or {self.transform.layout} out of it, "
-                f"got {tuple(theta.shape)}"
+                f"localisation: expected (N, {prod(shape)}) or {layout} out of it, got {tuple(theta.shape)}"
             )
         theta = theta.reshape(theta.shape[0], *shape)
         out = transform_sample(
@@ -76,7 +83,7 @@ class SpatialTransformer(nn.Module):
 
     def extra_repr(self) -> str:
         return (
-            f"transform={self.transform.name!r}, size={self.size}, mode={self.mode!r}, "
+            f"transform={self.transform.name!r}, size={self.size}, heads={self.heads}, mode={self.mode!r}, "
             f"padding_mode={self.padding_mode!r}, align_corners={self.align_corners}"
         )
 
@@ -94,6 +101,7 @@ def start_at_identity(
     transform: str | Transform = "affine",
     size: tuple[int, int] = (1, 1),
     align_corners: bool = False,
+    heads: int = 1,
 ) -> nn.Module:
     """Sets a network's last linear or convolutional layer to zero weight and the identity's parameters as bias.
 
@@ -104,11 +112,13 @@ def start_at_identity(
         localisation: a module with a linear or convolutional layer at its end.
         transform: a name in `TRANSFORMS` or a `Transform`.
         size, align_corners: of the warp, for transforms whose parameters depend on them (dense).
+        heads: how many transforms of each map the network predicts, M; all of them start as the identity.
 
     Raises:
         ValueError: no such layer, or one without a bias or with another number of outputs.
     """
     identity = find_transform(transform).identity(size, align_corners=align_corners, device="cpu").flatten()
+    identity = identity.repeat(heads)
     regressions = [m for m in localisation.modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd))]
     last = regressions[-1] if regressions else None
     if last is not None and "weight" not in last._parameters:
@@ -131,8 +141,9 @@ class FullyConnectedLocalisation(nn.Sequential):
         in_shape: (C, H, W) of the map.
         hidden: widths of the layers; the paper's "FCN" has (32, 32, 32).
         transform: a name in `TRANSFORMS` or a `Transform`.
+        heads: how many transforms of each map to predict, M.
 
-    Shape: (N, C, H, W) -> (N, P).
+    Shape: (N, C, H, W) -> (N, M * P).
     """
 
     def __init__(
@@ -140,15 +151,16 @@ class FullyConnectedLocalisation(nn.Sequential):
         in_shape: Sequence[int],
         hidden: Sequence[int] = (32, 32, 32),
         transform: str | Transform = "affine",
+        heads: int = 1,
     ) -> None:
         layers: list[nn.Module] = [nn.Flatten()]
         width = prod(in_shape)
         for units in hidden:
             layers += [nn.Linear(width, units), nn.ReLU()]
             width = units
-        outputs = _parameter_count(find_transform(transform))
+        outputs = heads * _parameter_count(find_transform(transform))
         super().__init__(*layers, nn.Linear(width, outputs))
-        start_at_identity(self, transform)
+        start_at_identity(self, transform, heads=heads)
 
 
 class ConvolutionalLocalisation(nn.Sequential):
@@ -161,8 +173,9 @@ class ConvolutionalLocalisation(nn.Sequential):
         channels: of each block.
         hidden: width of the layer between the last block and the regression.
         transform: a name in `TRANSFORMS` or a `Transform`.
+        heads: how many transforms of each map to predict, M.
 
-    Shape: (N, C, H, W) -> (N, P).
+    Shape: (N, C, H, W) -> (N, M * P).
     """
 
     def __init__(
@@ -171,6 +184,7 @@ class ConvolutionalLocalisation(nn.Sequential):
         channels: Sequence[int] = (20, 20),
         hidden: int = 20,
         transform: str | Transform = "affine",
+        heads: int = 1,
     ) -> None:
         depth, height, width = in_shape
         layers: list[nn.Module] = []
@@ -182,7 +196,7 @@ class ConvolutionalLocalisation(nn.Sequential):
                 f"in_shape: expected H and W of at least {2 ** len(channels)} for {len(channels)} poolings, "
                 f"got {tuple(in_shape)}"
             )
-        outputs = _parameter_count(find_transform(transform))
+        outputs = heads * _parameter_count(find_transform(transform))
         layers += [nn.Flatten(), nn.Linear(depth * height * width, hidden), nn.ReLU(), nn.Linear(hidden, outputs)]
         super().__init__(*layers)
-        start_at_identity(self, transform)
+        start_at_identity(self, transform, heads=heads)

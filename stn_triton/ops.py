@@ -14,7 +14,7 @@ from .spec import WarpSpec
 
 
 def warp(spec: WarpSpec, image: Tensor, theta: Tensor) -> Tensor:
-    """The warped image (N, C, h, w). Arguments are taken as checked."""
+    """The warped image (N, C, h, w) or (N, M, C, h, w). Arguments are taken as checked."""
     if not launch.takes(image.device):
         return eager.warp(spec, image, theta)
     if _is_plain(image, theta):

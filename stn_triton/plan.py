@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .configs import INTERPRETER, Blocks, LaunchConfig, choose_config, cut
+from .configs import INTERPRETER, Blocks, LaunchConfig, choose_config, cut, divisor
 from .kernels import coordinates, samplers
 from .kernels.language import tl
 from .kernels.warp import warp_forward
@@ -34,23 +34,24 @@ class Plan(NamedTuple):
 @lru_cache(maxsize=4096)
 def plan_forward(spec: WarpSpec, image: TensorLayout, theta: TensorLayout) -> Plan:
     """For `kernels.warp.warp_forward`."""
-    batch, channels = image.shape[:2]
-    shape = (batch, channels, *spec.size)
+    samples, channels = samples_of(spec, image.shape[0]), image.shape[1]
+    shape = (samples, channels, *spec.size)
     out_format = memory_format(image.shape, image.stride)
     out = TensorLayout(torch.Size(shape), fresh_strides(shape, out_format), image.dtype, True)
     unit, vector = neighbours(image, out)
     config = _config(True, channels, spec, unit, vector)
-    blocks = cut(config, batch, channels, spec.size, vector)
+    blocks = cut(config, samples, channels, spec.size, vector)
     transform = spec.transform
     args = (
         *image.shape[1:], *spec.size, *_flat(blocks),
-        *image.stride, *_theta_strides(theta), *out.stride,
-        *_axes(spec, image.shape),
+        *image.stride, *_theta_strides(spec, theta), *out.stride,
+        *_axes(spec, image.shape), *_transforms(spec, theta),
         transform.load, transform.source, transform.monotone, PADDING_RULES[spec.padding_mode], SAMPLERS[spec.mode],
-        spec.align_corners, _accumulator(spec, image.shape, image.dtype), _index(theta, image, out), unit, vector,
+        spec.align_corners, spec.transforms is not None,
+        _accumulator(spec, image.shape, image.dtype), _index(theta, image, out), unit, vector,
         config.tile_h, config.tile_w, config.lanes_c * vector, config.channels, config.loop, config.unroll,
     )  # fmt: skip
-    return Plan(batch * blocks.per_sample, args, _options(config), shape, out_format)
+    return Plan(samples * blocks.per_sample, args, _options(config), shape, out_format)
 
 
 @lru_cache(maxsize=4096)
@@ -63,24 +64,30 @@ def plan_backward(
     d_image: TensorLayout | None,
 ) -> Plan:
     """For `kernels.warp.warp_backward`; ``image`` and ``d_image`` are None where they are not read and not written."""
-    batch, channels = like.shape[:2]
+    samples, channels = samples_of(spec, like.shape[0]), like.shape[1]
     unit, vector = neighbours(*(tensor for tensor in (d_out, image, d_image) if tensor))
     config = _config(False, channels, spec, unit, vector)
-    blocks = cut(config, batch, channels, spec.size, vector)
+    blocks = cut(config, samples, channels, spec.size, vector)
     transform, read, added = spec.transform, image or d_out, d_image or d_out
     args = (
         *like.shape[1:], *spec.size, *_flat(blocks),
-        *read.stride, *_theta_strides(theta), *d_out.stride, *added.stride,
-        *_axes(spec, like.shape),
+        *read.stride, *_theta_strides(spec, theta), *d_out.stride, *added.stride,
+        *_axes(spec, like.shape), *_transforms(spec, theta),
         transform.load, transform.source, transform.monotone,
         transform.start, transform.adjoint, transform.store,
         PADDING_RULES[spec.padding_mode], SAMPLERS[spec.mode],
-        spec.align_corners, _accumulator(spec, like.shape, like.dtype), _index(theta, read, d_out, added), unit, vector,
+        spec.align_corners, spec.transforms is not None,
+        _accumulator(spec, like.shape, like.dtype), _index(theta, read, d_out, added), unit, vector,
         d_image is not None, image is not None,
         config.tile_h, config.tile_w, config.lanes_c * vector, config.channels, config.loop, config.unroll,
     )  # fmt: skip
-    shape = transform.partials_shape(batch, blocks.channel_blocks[0], blocks.tiles, spec.size)
-    return Plan(batch * blocks.per_sample, args, _options(config), shape, torch.contiguous_format)
+    shape = transform.partials_shape(samples, blocks.channel_blocks[0], blocks.tiles, spec.size)
+    return Plan(samples * blocks.per_sample, args, _options(config), shape, torch.contiguous_format)
+
+
+def samples_of(spec: WarpSpec, batch: int) -> int:
+    """How many samples the output has."""
+    return batch * (1 if spec.transforms is None else spec.transforms)
 
 
 def neighbours(*images: TensorLayout) -> tuple[bool, int]:
@@ -119,9 +126,15 @@ def _flat(blocks: Blocks) -> tuple[int, ...]:
     return (blocks.channels, blocks.steps, *blocks.column_blocks, *blocks.row_blocks, *blocks.channel_blocks)
 
 
-def _theta_strides(theta: TensorLayout) -> tuple[int, ...]:
-    """(batch, and up to three more) strides in elements; a batch of 1 is read by every sample."""
-    return (0 if theta.shape[0] == 1 else theta.stride[0], *theta.stride[1:], 0, 0)[:4]
+def _theta_strides(spec: WarpSpec, theta: TensorLayout) -> tuple[int, ...]:
+    """(batch, and up to three of parameters) strides in elements; a batch of 1 is read by every image."""
+    of_parameters = theta.stride[1:] if spec.transforms is None else theta.stride[2:]
+    return (0 if theta.shape[0] == 1 else theta.stride[0], *of_parameters, 0, 0)[:4]
+
+
+def _transforms(spec: WarpSpec, theta: TensorLayout) -> tuple[int, ...]:
+    """M as a divisor, and the stride in elements from one theta of an image to the next."""
+    return (*divisor(1), 0) if spec.transforms is None else (*divisor(max(1, spec.transforms)), theta.stride[1])
 
 
 def _axes(spec: WarpSpec, shape: torch.Size) -> tuple[float, ...]:

@@ -19,3 +19,4 @@ class WarpSpec(NamedTuple):
     padding_mode: str  #: one of `PADDING_MODES`
     align_corners: bool
     size: tuple[int, int]  #: (h, w)
+    transforms: int | None = None  #: M of each image, from theta (N, M, ...) to an output (N, M, C, h, w); None: no M

@@ -116,7 +116,7 @@ MUTANTS = {
         "plan.py", "_index(theta, read, d_out, added)", "_index(theta, read, d_out)",
     ),
     "one theta read for the whole batch": (
-        "plan.py", "(0 if theta.shape[0] == 1 else theta.stride[0], *theta.stride[1:], 0, 0)", "(0, *theta.stride[1:], 0, 0)",
+        "plan.py", "(0 if theta.shape[0] == 1 else theta.stride[0], *of_parameters, 0, 0)", "(0, *of_parameters, 0, 0)",
     ),
     "channels_last lost": (
         "layout.py", "return torch.channels_last if neighbours else torch.contiguous_format", "return torch.contiguous_format",
@@ -140,7 +140,7 @@ MUTANTS = {
         "configs.py", "// d + 1, shift", "// d, shift",
     ),
     "one place of a dense gradient for all blocks of channels": (
-        "kernels/warp.py", "sample = n.to(tl.int64) * channel_blocks + channel_block", "sample = n.to(tl.int64)",
+        "kernels/warp.py", "part = sample.to(tl.int64) * channel_blocks + channel_block", "part = sample.to(tl.int64)",
     ),
     "products of the last channel only": (
         "kernels/samplers.py", "value.to(ACC), products[k]),)", "value.to(ACC), products[k] * 0),)",

@@ -140,7 +140,7 @@ FAULTY = {
 @pytest.mark.parametrize("fault", FAULTY)
 def test_faults_are_named(fault):
     vector = 4 if "128" in fault else 1
-    arguments = {"out": None, "image": torch.empty(0), "MONOTONE": False, "VECTOR": vector}
+    arguments = {"out": None, "image": torch.empty(0), "MONOTONE": False, "VECTOR": vector, "UNROLL": 1, "SOURCE": None}
     launch = SimpleNamespace(arguments=arguments, kernel=SimpleNamespace(asm={"ttir": ""}))
     wide = replace(SOUND, loads={"128": 1})
     assert list(faults(launch, wide)) == []
@@ -173,7 +173,7 @@ def test_what_got_worse_is_named():
 
 
 def test_no_more_is_compiled_than_a_test_run_can_afford():
-    assert len(checked()) <= 120  # and tests/compiled.py some 40 more
+    assert len(checked()) <= 140  # and tests/compiled.py some 40 more
 
 
 @pytest.mark.parametrize("module", ["bench.codegen --check", "tests.compiled"])

@@ -43,7 +43,7 @@ def test_affine_sample(arguments, options, error, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"transform": "afine"}, "transform: expected a Transform object or one of 'affine', 'dense', got 'afine'"),
+        ({"transform": "afine"}, "transform: expected a Transform object or one of 'attention', .*, got 'afine'"),
         ({"mode": "cubic"}, "mode: expected one of"),
         ({"padding_mode": "wrap"}, "padding_mode: expected one of"),
         ({"size": (3,)}, r"size: expected \(h, w\)"),

@@ -52,7 +52,7 @@ def test_options_reach_the_warp():
     options = {"mode": "nearest", "padding_mode": "reflection", "align_corners": True}
     transformer = SpatialTransformer(lambda image: theta.view(2, 6), Affine(), (3, 4), **options)
     torch.testing.assert_close(transformer(image), affine_sample(image, theta, (3, 4), **options))
-    assert "transform='affine', size=(3, 4), mode='nearest'" in repr(transformer)
+    assert "transform='affine', size=(3, 4), heads=None, mode='nearest'" in repr(transformer)
 
 
 def test_one_theta_for_the_whole_batch():

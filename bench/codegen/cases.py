@@ -37,6 +37,7 @@ class Case:
     work: str = "forward"  #: one of `PASSES`
     shape: tuple[int, int, int, int] = (8, 3, 256, 256)  #: of the image, and of the output
     size: str = "small"  #: one of `SIZES`
+    transforms: int | None = None  #: of every image
 
     @property
     def label(self) -> str:
@@ -44,6 +45,7 @@ class Case:
         parts = [self.target, self.work, self.dtype, "x".join(map(str, self.shape)), self.layout]
         parts += [self.transform, self.mode, self.padding_mode]
         parts += ["align_corners"] * self.align_corners + [self.size] * (self.size != "small")
+        parts += [f"{self.transforms} transforms"] * (self.transforms is not None)
         return " ".join(parts)
 
     @property
@@ -54,9 +56,10 @@ class Case:
     def launches(self) -> list[Launch]:
         """What the launcher asks for: one kernel."""
         n, _, h, w = self.shape
-        spec = WarpSpec(TRANSFORMS[self.transform], self.mode, self.padding_mode, self.align_corners, (h, w))
+        transform, many = TRANSFORMS[self.transform], () if self.transforms is None else (self.transforms,)
+        spec = WarpSpec(transform, self.mode, self.padding_mode, self.align_corners, (h, w), self.transforms)
         image = self._image()
-        theta = torch.zeros(1).expand(n, *spec.transform.parameter_shape((h, w)))
+        theta = torch.zeros(1).expand(n, *many, *transform.parameter_shape((h, w)))
         with ExitStack() as stack:
             launches = stack.enter_context(compiled_for(self.target))
             if self.size != "small":
@@ -67,7 +70,8 @@ class Case:
                 launch.forward(spec, image, theta)
             else:
                 needs = self.work in ("d_image", "both"), self.work in ("d_theta", "both")
-                launch.backward(spec, image, image, ImageLike.of(image), theta, *needs)
+                d_out = image if self.transforms is None else image[:, None].expand(-1, self.transforms, -1, -1, -1)
+                launch.backward(spec, d_out, image, ImageLike.of(image), theta, *needs)
         return launches
 
     def _image(self) -> torch.Tensor:
@@ -109,8 +113,9 @@ def everywhere() -> Iterator[Case]:
 
 
 def every_combination() -> Iterator[Case]:
-    """All transforms, samplers and paddings, forward and backward, on sm_90 in float32."""
-    for transform, mode, padding_mode, work in itertools.product(TRANSFORMS, MODES, PADDING_MODES, ("forward", "both")):
+    """All transforms, samplers and paddings, forward and backward, on sm_90 in float32; of two alike the first."""
+    distinct = {transform.source: name for name, transform in reversed(TRANSFORMS.items())}.values()
+    for transform, mode, padding_mode, work in itertools.product(distinct, MODES, PADDING_MODES, ("forward", "both")):
         yield Case(transform=transform, mode=mode, padding_mode=padding_mode, work=work)
 
 
@@ -125,6 +130,7 @@ FACTORS = {
     "work": PASSES,
     "shape": ((2, 1, 32, 40), (2, 3, 32, 40), (2, 8, 32, 40), (2, 8, 32, 14)),
     "size": SIZES,
+    "transforms": (None, 4),
 }
 
 
@@ -161,7 +167,7 @@ def checked() -> list[Case]:
 
 def everything() -> list[Case]:
     """Every choice of a user with every other, for every GPU, on images of 8 channels: some two hours of compiling."""
-    chosen = {name: values for name, values in FACTORS.items() if name not in ("shape", "size")}
+    chosen = {name: values for name, values in FACTORS.items() if name not in ("shape", "size", "transforms")}
     products = itertools.product(*chosen.values())
     cases = [Case(**dict(zip(chosen, values, strict=True)), shape=(2, 8, 32, 40)) for values in products]
     return [case for case in cases if case.launches_something]

@@ -1,4 +1,4 @@
-"""What one program owns: a sample, some of its channels, and a column of tiles of target pixels.
+"""What one program owns: a sample of the output, some of its channels, and a column of tiles of target pixels.
 
 Programs are numbered along launch grid axis x alone (y and z end at 65,535): tile columns fastest, then blocks of
 rows, blocks of channels, samples.
@@ -30,6 +30,19 @@ def own_block(column_blocks, row_blocks, channel_blocks, SPLIT: constexpr):
         return n, channel_block, row_block, column_block
     else:
         return rest, 0, row_block, column_block
+
+
+@jit
+def read_by(sample, transforms, theta, stride_n, stride_m, MANY: constexpr):
+    """Which image an output sample is made from, and where its theta begins.
+
+    MANY: every image is read by ``transforms`` samples, each by a theta of its own.
+    """
+    if MANY:
+        n, m = divide(sample, transforms[0], transforms[1], transforms[2])
+        return n, theta + n.to(tl.int64) * stride_n + m.to(tl.int64) * stride_m
+    else:
+        return sample, theta + sample.to(tl.int64) * stride_n
 
 
 @jit

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from .coordinates import axis_frame, centre_of, largest, smallest
 from .language import constexpr, float64, int64, jit, tl
-from .programs import offset_of, own_block, pixels, plane_of, typed_strides
+from .programs import offset_of, own_block, pixels, plane_of, read_by, typed_strides
 from .samplers import multiply, read, scatter, slope, zero_per_tap
 
 
@@ -82,6 +82,7 @@ RUN_TIME = (
     "out_stride_n", "out_stride_c", "out_stride_h", "out_stride_w",
     "d_image_stride_n", "d_image_stride_c", "d_image_stride_h", "d_image_stride_w",
     "ratio_x", "pitch_x", "inverse_x", "ratio_y", "pitch_y", "inverse_y",
+    "transforms", "transforms_multiplier", "transforms_shift", "theta_stride_m",
 )  # fmt: skip
 
 
@@ -142,33 +143,36 @@ def warp_forward(
     out_stride_n: int64, out_stride_c: int64, out_stride_h: int64, out_stride_w: int64,
     ratio_x: float64, pitch_x: float64, inverse_x: float64,
     ratio_y: float64, pitch_y: float64, inverse_y: float64,
+    transforms, transforms_multiplier: int64, transforms_shift, theta_stride_m: int64,
     LOAD: constexpr, SOURCE: constexpr, MONOTONE: constexpr, PAD: constexpr, TAPS: constexpr,
-    ALIGN_CORNERS: constexpr, ACC: constexpr, INDEX: constexpr, UNIT: constexpr, VECTOR: constexpr,
+    ALIGN_CORNERS: constexpr, MANY: constexpr, ACC: constexpr, INDEX: constexpr, UNIT: constexpr, VECTOR: constexpr,
     TILE_H: constexpr, TILE_W: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr, LOOP: constexpr, UNROLL: constexpr,
 ):  # fmt: skip
     """out[n, c, k, l] = sum over taps of image[n, c, i, j] k(u - j) k(v - i), (u, v) = T_theta(l, k), eq. 3.
 
+    MANY: ``transforms`` thetas of every image, and as many samples of the output.
     One program owns ``channels`` channels of one sample (not LOOP: CHANNELS, which are all of them) and
     ``steps * UNROLL`` tiles of TILE_H x TILE_W target pixels below each other.
-    Launch grid: (N * channel_blocks * row_blocks * column_blocks,).
+    Launch grid: (samples * channel_blocks * row_blocks * column_blocks,).
     """
-    n, channel_block, row_block, column_block = own_block(
+    sample, channel_block, row_block, column_block = own_block(
         (column_blocks, columns_multiplier, columns_shift), (row_blocks, rows_multiplier, rows_shift),
         (channel_blocks, channels_multiplier, channels_shift), LOOP,
     )  # fmt: skip
+    n, theta = read_by(
+        sample, (transforms, transforms_multiplier, transforms_shift), theta, theta_stride_n, theta_stride_m, MANY
+    )
     sizes = (h, w, H, W)
     axes = (
         axis_frame(W, ratio_x, pitch_x, inverse_x, ALIGN_CORNERS, ACC),
         axis_frame(H, ratio_y, pitch_y, inverse_y, ALIGN_CORNERS, ACC),
     )
-    state = LOAD(
-        theta + n.to(tl.int64) * theta_stride_n, theta_stride_0, theta_stride_1, theta_stride_2, axes, ACC, INDEX
-    )
+    state = LOAD(theta, theta_stride_0, theta_stride_1, theta_stride_2, axes, ACC, INDEX)
     image_strides = typed_strides(image_stride_c, image_stride_h, image_stride_w, INDEX, UNIT, VECTOR)
     out_strides = typed_strides(out_stride_c, out_stride_h, out_stride_w, INDEX, UNIT, VECTOR)
     first_channel = channel_block * channels
     image = plane_of(image, n, image_stride_n, first_channel, image_stride_c, VECTOR)
-    out = plane_of(out, n, out_stride_n, first_channel, out_stride_c, VECTOR)
+    out = plane_of(out, sample, out_stride_n, first_channel, out_stride_c, VECTOR)
     channels = tl.minimum(channels, C - first_channel)
     rows = TILE_H * UNROLL * steps
     first_row, first_column = row_block * rows, column_block * TILE_W
@@ -191,7 +195,7 @@ def warp_forward(
 @jit
 def backward_tiles(
     d_out, d_out_strides, image, image_strides, d_image, d_image_strides, partial, d_theta,
-    state, sample, row, column, channels, steps, sizes, axes,
+    state, part, row, column, channels, steps, sizes, axes,
     SOURCE: constexpr, ADJOINT: constexpr, PAD: constexpr, TAPS: constexpr, ALIGN_CORNERS: constexpr, ACC: constexpr,
     NEEDS_IMAGE: constexpr, NEEDS_THETA: constexpr,
     TILE_H: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr, LOOP: constexpr, UNROLL: constexpr, MASKED: constexpr,
@@ -249,7 +253,7 @@ def backward_tiles(
             if NEEDS_THETA:
                 d_u, d_v = slope(products, taps)
                 d_u, d_v = tl.where(live, d_u * slope_u, 0.0), tl.where(live, d_v * slope_v, 0.0)
-                partial = ADJOINT(partial, state, d_theta, sample, row, column, live, x, y, sizes, d_u, d_v, axes)
+                partial = ADJOINT(partial, state, d_theta, part, row, column, live, x, y, sizes, d_u, d_v, axes)
             row += TILE_H
             y += TILE_H
             target += TILE_H * d_out_h
@@ -269,8 +273,9 @@ def warp_backward(
     d_image_stride_n: int64, d_image_stride_c: int64, d_image_stride_h: int64, d_image_stride_w: int64,
     ratio_x: float64, pitch_x: float64, inverse_x: float64,
     ratio_y: float64, pitch_y: float64, inverse_y: float64,
+    transforms, transforms_multiplier: int64, transforms_shift, theta_stride_m: int64,
     LOAD: constexpr, SOURCE: constexpr, MONOTONE: constexpr, START: constexpr, ADJOINT: constexpr, STORE: constexpr,
-    PAD: constexpr, TAPS: constexpr, ALIGN_CORNERS: constexpr, ACC: constexpr, INDEX: constexpr,
+    PAD: constexpr, TAPS: constexpr, ALIGN_CORNERS: constexpr, MANY: constexpr, ACC: constexpr, INDEX: constexpr,
     UNIT: constexpr, VECTOR: constexpr, NEEDS_IMAGE: constexpr, NEEDS_THETA: constexpr,
     TILE_H: constexpr, TILE_W: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr, LOOP: constexpr, UNROLL: constexpr,
 ):  # fmt: skip
@@ -280,29 +285,30 @@ def warp_backward(
     ``steps * UNROLL`` tiles of TILE_H x TILE_W target pixels below each other. The image gradient is added to by
     atomics; the parameter gradient goes to a place of the program's own, which the host sums, so that it is the same on
     every run. A gradient that is not needed costs nothing: its tensors are neither read nor written. ``out_stride_*``
-    are d_out's. Launch grid: (N * channel_blocks * row_blocks * column_blocks,).
+    are d_out's. Launch grid: (samples * channel_blocks * row_blocks * column_blocks,).
     """
-    n, channel_block, row_block, column_block = own_block(
+    sample, channel_block, row_block, column_block = own_block(
         (column_blocks, columns_multiplier, columns_shift), (row_blocks, rows_multiplier, rows_shift),
         (channel_blocks, channels_multiplier, channels_shift), LOOP,
     )  # fmt: skip
+    n, theta = read_by(
+        sample, (transforms, transforms_multiplier, transforms_shift), theta, theta_stride_n, theta_stride_m, MANY
+    )
     sizes = (h, w, H, W)
     axes = (
         axis_frame(W, ratio_x, pitch_x, inverse_x, ALIGN_CORNERS, ACC),
         axis_frame(H, ratio_y, pitch_y, inverse_y, ALIGN_CORNERS, ACC),
     )
-    state = LOAD(
-        theta + n.to(tl.int64) * theta_stride_n, theta_stride_0, theta_stride_1, theta_stride_2, axes, ACC, INDEX
-    )
+    state = LOAD(theta, theta_stride_0, theta_stride_1, theta_stride_2, axes, ACC, INDEX)
     image_strides = typed_strides(image_stride_c, image_stride_h, image_stride_w, INDEX, UNIT, VECTOR)
     d_image_strides = typed_strides(d_image_stride_c, d_image_stride_h, d_image_stride_w, INDEX, UNIT, VECTOR)
     d_out_strides = typed_strides(out_stride_c, out_stride_h, out_stride_w, INDEX, False, VECTOR)
     first_channel = channel_block * channels
     image = plane_of(image, n, image_stride_n, first_channel, image_stride_c, VECTOR)
     d_image = plane_of(d_image, n, d_image_stride_n, first_channel, d_image_stride_c, VECTOR)
-    d_out = plane_of(d_out, n, out_stride_n, first_channel, out_stride_c, VECTOR)
+    d_out = plane_of(d_out, sample, out_stride_n, first_channel, out_stride_c, VECTOR)
     channels = tl.minimum(channels, C - first_channel)
-    sample = n.to(tl.int64) * channel_blocks + channel_block
+    part = sample.to(tl.int64) * channel_blocks + channel_block
     rows = TILE_H * UNROLL * steps
     first_row, first_column = row_block * rows, column_block * TILE_W
     row, column = pixels(first_row, first_column, TILE_H, TILE_W)
@@ -313,14 +319,14 @@ def warp_backward(
     if inside:
         partial = backward_tiles(
             d_out, d_out_strides, image, image_strides, d_image, d_image_strides, partial, d_theta,
-            state, sample, row, column, channels, steps, sizes, axes,
+            state, part, row, column, channels, steps, sizes, axes,
             SOURCE, ADJOINT, PAD, TAPS, ALIGN_CORNERS, ACC, NEEDS_IMAGE, NEEDS_THETA,
             TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL, MASKED=False,
         )  # fmt: skip
     else:
         partial = backward_tiles(
             d_out, d_out_strides, image, image_strides, d_image, d_image_strides, partial, d_theta,
-            state, sample, row, column, channels, steps, sizes, axes,
+            state, part, row, column, channels, steps, sizes, axes,
             SOURCE, ADJOINT, PAD, TAPS, ALIGN_CORNERS, ACC, NEEDS_IMAGE, NEEDS_THETA,
             TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL, MASKED=True,
         )  # fmt: skip

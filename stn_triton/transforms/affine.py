@@ -55,7 +55,7 @@ def affine_start(shape: constexpr, ACC: constexpr):
 
 
 @jit
-def affine_adjoint(partial, state, d_theta, sample, row, column, live, x, y, sizes, d_u, d_v, axes):
+def affine_adjoint(partial, state, d_theta, part, row, column, live, x, y, sizes, d_u, d_v, axes):
     """Adds a tile's d_u, d_u y, d_v, d_v y."""
     sum_u, sum_uy, sum_v, sum_vy = partial
     return sum_u + d_u, tl.fma(d_u, y, sum_uy), sum_v + d_v, tl.fma(d_v, y, sum_vy)

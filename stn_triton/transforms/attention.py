@@ -39,7 +39,7 @@ def attention_start(shape: constexpr, ACC: constexpr):
 
 
 @jit
-def attention_adjoint(partial, state, d_theta, sample, row, column, live, x, y, sizes, d_u, d_v, axes):
+def attention_adjoint(partial, state, d_theta, part, row, column, live, x, y, sizes, d_u, d_v, axes):
     """Adds a tile's d_u, d_v, d_v y."""
     sum_u, sum_v, sum_vy = partial
     return sum_u + d_u, sum_v + d_v, tl.fma(d_v, y, sum_vy)

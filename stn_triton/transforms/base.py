@@ -25,7 +25,7 @@ class Transform(ABC):
     - ``source(state, row, column, live, x, y, axes) -> (u, v, seen)``: source pixels of the target pixels at
       (x, y) from the centre, and which of the live ones read anything. For tiles, and for single points;
     - ``start(shape, ACC) -> partial``: where the sums of a program's gradient begin, for tiles of that shape;
-    - ``adjoint(partial, state, d_theta, sample, row, column, live, x, y, sizes, d_u, d_v, axes) -> partial``: adds a
+    - ``adjoint(partial, state, d_theta, part, row, column, live, x, y, sizes, d_u, d_v, axes) -> partial``: adds a
       tile, or stores it, if every pixel has parameters of its own. From tile to tile a lane's y changes, its x does
       not;
     - ``store(partial, state, d_theta, x, axes)``: stores the sums at the program's own place in a buffer of shape
@@ -102,6 +102,11 @@ class Transform(ABC):
             shape = ("N" if batch is None else batch, *expected)
             written = f"({', '.join(map(str, shape))})"
             raise ValueError(f"theta: expected shape {self.layout} = {written}, got {tuple(theta.shape)}")
+
+    def transforms_of(self, theta: Tensor, size: tuple[int, int]) -> int | None:
+        """M of a theta (N, M, ...), several transforms of each image; None of a theta (N, ...)."""
+        expected = self.parameter_shape(size)
+        return theta.shape[1] if theta.dim() == len(expected) + 2 and theta.shape[2:] == expected else None
 
     @abstractmethod
     def partials_shape(self, batch: int, channel_blocks: int, tiles: int, size: tuple[int, int]) -> tuple[int, ...]:

@@ -37,13 +37,13 @@ def dense_start(shape: constexpr, ACC: constexpr):
 
 
 @jit
-def dense_adjoint(partial, state, d_theta, sample, row, column, live, x, y, sizes, d_u, d_v, axes):
+def dense_adjoint(partial, state, d_theta, part, row, column, live, x, y, sizes, d_u, d_v, axes):
     """Stores a tile's gradients in their places, one set for every block of channels."""
     axis_x, axis_y = axes
     half_x, _, _, _, _, _ = axis_x
     half_y, _, _, _, _, _ = axis_y
     h, w, _, _ = sizes
-    point = d_theta + ((sample * h + row) * w + column) * 2
+    point = d_theta + ((part * h + row) * w + column) * 2
     tl.store(point, d_u * half_x, mask=live)
     tl.store(point + 1, d_v * half_y, mask=live)
     return partial

@@ -96,7 +96,7 @@ def projective_start(shape: constexpr, ACC: constexpr):
 
 
 @jit
-def projective_adjoint(partial, state, d_theta, sample, row, column, live, x, y, sizes, d_u, d_v, axes):
+def projective_adjoint(partial, state, d_theta, part, row, column, live, x, y, sizes, d_u, d_v, axes):
     """Adds a tile's d_p, d_q, d_r and their products with y: d_p = d_u / r, d_r = -(d_u p + d_v q) / r^2.
 
     Nothing where a point is so far away that it has lost its place in the image, as on the CPU path.
