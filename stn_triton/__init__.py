@@ -5,6 +5,7 @@ from .functional import (
     affine_grid,
     affine_sample,
     attention_sample,
+    flow_sample,
     grid_sample,
     projective_sample,
     transform_sample,
@@ -16,7 +17,7 @@ from .modules import (
     SpatialTransformer,
     start_at_identity,
 )
-from .transforms import TRANSFORMS, Affine, Attention, Dense, Homography, Projective, Transform
+from .transforms import TRANSFORMS, Affine, Attention, Dense, Flow, Homography, Projective, Transform
 
 __version__ = "0.1.0"
 
@@ -26,6 +27,7 @@ __all__ = [
     "Attention",
     "ConvolutionalLocalisation",
     "Dense",
+    "Flow",
     "FullyConnectedLocalisation",
     "Homography",
     "Projective",
@@ -34,6 +36,7 @@ __all__ = [
     "affine_grid",
     "affine_sample",
     "attention_sample",
+    "flow_sample",
     "geometry",
     "grid_sample",
     "projective_sample",

@@ -6,6 +6,7 @@ import operator
 import time
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from .ops import warp
 from .spec import MODES, PADDING_MODES, WarpSpec
-from .transforms import TRANSFORMS, Transform, find_transform
+from .transforms import TRANSFORMS, Flow, Transform, find_transform
 
+UNITS = ("pixels", "normalised")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -108,6 +110,53 @@ def projective_sample(
     return transform_sample(
         transform, image, theta, size, mode=mode, padding_mode=padding_mode, align_corners=align_corners
     )
+
+
+def flow_sample(
+    image: Tensor,
+    flow: Tensor,
+    *,
+    units: str,
+    channels_first: bool,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool = False,
+) -> Tensor:
+    """Warps an image by displacements: out at each pixel is the image as far away from it as the flow says.
+
+    As in optical flow and registration (backward warping). What the flow's numbers mean is never guessed from them.
+
+    Args:
+        image: (N, C, H, W).
+        flow: (N, h, w, 2), or (N, 2, h, w) with channels_first: displacements (x, y), for outputs of size (h, w). With
+            1 in place of N for the whole batch; or with M after N.
+        units: "pixels" of the image, or "normalised": the image's width or height is 2 (with align_corners: the
+            distance of its outer pixel centres).
+        channels_first: which of the two shapes flow has.
+        mode, padding_mode, align_corners: as in `affine_sample`, like dtypes, convention, result and errors. Where the
+            sizes are equal align_corners matters to normalised units and to reflection alone.
+    """
+    check_choice("units", units, UNITS)
+    check_image("image", image)
+    check_tensor("flow", flow)
+    channels_first = check_bool("channels_first", channels_first)
+    if flow.dim() not in (4, 5) or flow.shape[-3 if channels_first else -1] != 2 or flow.device != image.device:
+        layout = "(N, 2, h, w)" if channels_first else "(N, h, w, 2)"
+        raise ValueError(f"flow: expected shape {layout} on {image.device}, got {tuple(flow.shape)} on {flow.device}")
+    if flow.shape[0] not in (1, image.shape[0]):
+        raise ValueError(f"flow: expected the image's batch size {image.shape[0]} or 1, got {flow.shape[0]}")
+    axes = slice(-2, None) if channels_first else slice(-3, -1)
+    image_size = (image.shape[2], image.shape[3]) if units == "pixels" else None
+    return transform_sample(
+        _flow(channels_first, image_size), image, flow, tuple(flow.shape[axes]),
+        mode=mode, padding_mode=padding_mode, align_corners=align_corners,
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def _flow(channels_first: bool, image_size: tuple[int, int] | None) -> Flow:
+    """One object for equal flows, since launches are planned once for each."""
+    return Flow(channels_first=channels_first, image_size=image_size)
 
 
 def transform_sample(

@@ -258,10 +258,22 @@ def projective_grid_backward(
     return d_matrix if np.ndim(theta) == 3 else d_matrix.reshape(-1, 9)[:, :8]
 
 
+def flow_grid(theta: ArrayLike, size: tuple[int, int], align_corners: bool = False) -> Array:
+    """(u, v) = (x, y) + theta: displacements (N, h, w, 2) in normalised coordinates."""
+    return _homogeneous(size, align_corners)[..., :2] + np.asarray(theta, np.float64)
+
+
+def flow_grid_backward(d_grid: Array, *args: Any, **options: Any) -> Array:
+    """d_theta of `flow_grid`."""
+    return d_grid
+
+
 GRIDS = {
     "attention": (attention_grid, attention_grid_backward),
     "affine": (affine_grid, affine_grid_backward),
     "projective": (projective_grid, projective_grid_backward),
+    "homography": (projective_grid, projective_grid_backward),
+    "flow": (flow_grid, flow_grid_backward),
 }
 
 

@@ -34,23 +34,26 @@ class TransformCase:
     pytorch: Callable[..., torch.Tensor]
 
 
-def _by_theta(name, theta, sample, torch_grid, reference_name=None) -> TransformCase:
+def _by_theta(name, theta, sample, torch_grid) -> TransformCase:
     """A transform by parameters; ``torch_grid(theta, size, align_corners)`` is PyTorch's own way to its grid."""
-    formula = reference_name or name
     return TransformCase(
         name,
         theta,
         lambda image, theta, size, mode, padding_mode, align_corners: sample(
             image, theta, size, mode=mode, padding_mode=padding_mode, align_corners=align_corners
         ),
-        functools.partial(reference.transform_sample, formula),
-        functools.partial(reference.transform_sample_backward, formula),
+        functools.partial(reference.transform_sample, name),
+        functools.partial(reference.transform_sample_backward, name),
         lambda image, theta, size, *options: _torch_sample(image, torch_grid(theta, size, options[-1]), *options),
     )
 
 
 def _torch_affine(theta, size, align_corners):
     return F.affine_grid(theta, (theta.shape[0], 1, *size), align_corners=align_corners)
+
+
+def _torch_identity(theta, size, align_corners):
+    return _torch_affine(torch.eye(2, 3, dtype=theta.dtype).expand(theta.shape[0], -1, -1), size, align_corners)
 
 
 def _torch_attention(theta, size, align_corners):
@@ -60,8 +63,7 @@ def _torch_attention(theta, size, align_corners):
 
 def _torch_homography(theta, size, align_corners):
     """kornia's way: homogeneous points through a batched product, then divided."""
-    identity = torch.eye(2, 3, dtype=theta.dtype).expand(theta.shape[0], -1, -1)
-    points = F.pad(_torch_affine(identity, size, align_corners), (0, 1), value=1)
+    points = F.pad(_torch_identity(theta, size, align_corners), (0, 1), value=1)
     p, q, r = torch.einsum("nrk,nhwk->nhwr", theta, points).unbind(-1)
     return torch.stack([p / r, q / r], -1)
 
@@ -101,7 +103,13 @@ TRANSFORM_CASES = {
             stn_triton.projective_sample,
             _torch_projective,
         ),
-        _by_theta("homography", _homographies, stn_triton.projective_sample, _torch_homography, "projective"),
+        _by_theta("homography", _homographies, stn_triton.projective_sample, _torch_homography),
+        _by_theta(
+            "flow",
+            lambda rng, n, size: rng.uniform(-0.7, 0.7, (n, *size, 2)),
+            functools.partial(stn_triton.transform_sample, "flow"),
+            lambda theta, size, align_corners: theta + _torch_identity(theta, size, align_corners),
+        ),
         TransformCase(
             "dense",
             lambda rng, n, size: rng.uniform(-1.6, 1.6, (n, *size, 2)),

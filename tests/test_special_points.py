@@ -85,7 +85,7 @@ def test_nonfinite_grid(path, mode, padding_mode, align_corners, shape, dtype):
         np.testing.assert_allclose(to_numpy(ours), expected, rtol=0, atol=4 * torch.finfo(dtype).eps * scale)
 
 
-@pytest.mark.parametrize("transform", [name for name in TRANSFORMS if name != "dense"])
+@pytest.mark.parametrize("transform", [name for name in TRANSFORMS if name not in ("dense", "flow")])
 @pytest.mark.parametrize("padding_mode", PADDING_MODES)
 @pytest.mark.parametrize("mode", MODES)
 def test_nonfinite_theta_reads_nothing(path, transform, mode, padding_mode):
@@ -136,7 +136,7 @@ def test_nothing_lies_behind_the_camera(path, padding_mode, dtype):
 
 
 def test_depth_zero_on_a_pixel(path):
-    """r = 0, and just in front, at pixel centres: finite, and the same as if the sample's other pixels were alone."""
+    """r = 0 at a pixel centre: nothing there, and a finite gradient."""
     theta = vanishing((1, 0, 0.5)).to(path.device).requires_grad_()  # r = 0 at x = -0.5, a pixel of five from -1 to 1
     image = torch.rand(1, 2, 6, 7, device=path.device)
     for padding_mode in PADDING_MODES:
@@ -144,6 +144,33 @@ def test_depth_zero_on_a_pixel(path):
         assert (out[..., :2] == 0).all()  # r = -0.5 and 0
         (d_theta,) = torch.autograd.grad(out.sum(), theta)
         assert torch.isfinite(d_theta).all()
+
+
+@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+def test_the_least_denominator(path, padding_mode):
+    """A homography too small to be divided by is behind the camera on both paths; 1e5 times it is not."""
+    image = torch.ones(2, 1, 4, 4, device=path.device)
+    theta = torch.eye(3, device=path.device) * torch.tensor([1e-20, 1e-15], device=path.device).view(2, 1, 1)
+    theta.requires_grad_()
+    for each, expected in ((slice(0, 1), 0.0), (slice(1, 2), 1.0)):  # alone, as a CPU judges a batch as a whole
+        out = projective_sample(image[each], theta[each], padding_mode=padding_mode)
+        torch.testing.assert_close(out, torch.full_like(out, expected))
+        assert torch.autograd.grad(out.square().sum(), theta)[0].isfinite().all()
+
+
+def test_far_points_keep_their_gradient_in_float64(path):
+    """4e9 pixels away a float64 still says where in a mirror image a point lies."""
+    theta = torch.eye(3, dtype=torch.float64, device=path.device)[None].clone()
+    theta[0, 0, 2] = 4e9 + 0.13
+    theta.requires_grad_()
+    image = torch.randn(1, 1, 4, 5, dtype=torch.float64, device=path.device)
+    out = projective_sample(image, theta, padding_mode="reflection")
+    (d_theta,) = torch.autograd.grad(out.square().sum(), theta)
+    affine = theta[:, :2].detach().requires_grad_()
+    out = affine_sample(image, affine, padding_mode="reflection")
+    (expected,) = torch.autograd.grad(out.square().sum(), affine)
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(d_theta[:, :2], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("scale", [-1.0, 2.0, -0.5, 1024.0, 2.0**-30])

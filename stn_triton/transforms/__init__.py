@@ -4,6 +4,7 @@ from .affine import Affine
 from .attention import Attention
 from .base import Transform
 from .dense import Dense
+from .flow import Flow
 from .projective import Homography, Projective
 
 TRANSFORMS: dict[str, Transform] = {
@@ -14,6 +15,7 @@ TRANSFORMS: dict[str, Transform] = {
         Projective(),
         Homography(),
         Dense(),
+        Flow(),
     )
 }
 
@@ -28,4 +30,14 @@ def find_transform(transform: str | Transform) -> Transform:
     return TRANSFORMS[transform]
 
 
-__all__ = ["TRANSFORMS", "Affine", "Attention", "Dense", "Homography", "Projective", "Transform", "find_transform"]
+__all__ = [
+    "TRANSFORMS",
+    "Affine",
+    "Attention",
+    "Dense",
+    "Flow",
+    "Homography",
+    "Projective",
+    "Transform",
+    "find_transform",
+]

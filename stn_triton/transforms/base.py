@@ -34,16 +34,16 @@ class Transform(ABC):
 
     name: ClassVar[str]
     #: theta's dimensions as a user writes them, for error messages.
-    layout: ClassVar[str]
+    layout: str
     #: A non-finite point reads what the padding rule says, as in `grid_sample`; else it reads nothing.
     padding_answers_nonfinite: ClassVar[bool] = False
-    load: ClassVar[Any]
+    load: Any
     source: ClassVar[Any]
     #: A promise that switches bounds checks off. ``source`` uses x and y alone, not row, column or live, and its u and
     #: v are monotone in x and in y, every rounding included: between points inside the image lie none outside.
     monotone: ClassVar[bool] = False
     start: ClassVar[Any]
-    adjoint: ClassVar[Any]
+    adjoint: Any
     store: ClassVar[Any]
 
     @abstractmethod
@@ -137,6 +137,8 @@ def widened(theta: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
     if not isinstance(xy, Tensor) or xy.dim() not in (2, 3) or xy.shape[-1] != 2:
         got = tuple(xy.shape) if isinstance(xy, Tensor) else type(xy).__name__
         raise ValueError(f"xy: expected a tensor of shape (P, 2) or (N, P, 2), got {got}")
+    if xy.dim() == 3 and xy.shape[0] != theta.shape[0] and 1 not in (xy.shape[0], theta.shape[0]):
+        raise ValueError(f"xy: expected theta's batch size {theta.shape[0]} or 1, got {xy.shape[0]}")
     compute = torch.promote_types(torch.promote_types(theta.dtype, xy.dtype), torch.float32)
     return theta.to(compute), xy.to(compute)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ..kernels.language import constexpr, jit, tl
 from ..torch_sampler import sample
@@ -80,15 +81,20 @@ class Dense(Transform):
 
     def points(self, theta, xy, align_corners=False):
         """Source points between the stored ones are interpolated; beyond the outermost they stay."""
-        self.check_theta(theta, (theta.shape[1], theta.shape[2]))
+        self.check_theta(theta, tuple(theta.shape[1:3]))
         field, wide_xy = widened(theta, xy)
-        batch = max(theta.shape[0], xy.shape[0] if xy.dim() == 3 else 1)
-        field, at = field.expand(batch, -1, -1, -1), wide_xy.expand(batch, -1, -1)
-        points = sample(field.movedim(-1, 1), at.unsqueeze(1), "bilinear", "border", align_corners)
-        return narrowed(points.squeeze(2).movedim(1, -1), xy)
+        return narrowed(interpolated(field, wide_xy, align_corners), xy)
 
     def partials_shape(self, batch, channel_blocks, tiles, size):
-        return (batch, channel_blocks, *size, 2)
+        return (batch, channel_blocks, *self.parameter_shape(size))
 
     def sum_partials(self, partials):
         return partials.squeeze(1) if partials.shape[1] == 1 else partials.sum(1)
+
+
+def interpolated(field: Tensor, xy: Tensor, align_corners: bool) -> Tensor:
+    """The vectors of a field (N, h, w, 2) at points xy, (N, P, 2); beyond its outermost pixels theirs."""
+    batch = max(field.shape[0], xy.shape[0] if xy.dim() == 3 else 1)
+    field, at = field.expand(batch, -1, -1, -1), xy.expand(batch, -1, -1)
+    vectors = sample(field.movedim(-1, 1), at.unsqueeze(1), "bilinear", "border", align_corners)
+    return vectors.squeeze(2).movedim(1, -1)

@@ -16,9 +16,9 @@ from ..torch_sampler import bound, is_bounded
 from .base import Transform, narrowed, widened
 from .homogeneous import bounded_forms_over_grid, forms_at, forms_over_grid
 
-#: Of the sum of the last row's magnitudes, up to which a denominator lies behind the camera.
+#: A denominator r lies behind the camera up to this share of the last row, |theta_31| + |theta_32| + |theta_33|,
 HORIZON = 1e-6
-#: And up to which any does: the square of its reciprocal would be no float32.
+#: and up to this in any case, where the square of 1 / r is no float32.
 LEAST = 1e-18
 
 # --- device: numerators in pixels from the image's centre, so that the identity divides what is exact by 1 -------
@@ -40,7 +40,7 @@ def projective_state(a, b, c, d, e, f, g, h, i, axes):
 
 
 @jit
-def projective_load(theta, stride_0, stride_1, stride_2, axes, ACC: constexpr, INDEX: constexpr):
+def homography_load(theta, stride_0, stride_1, stride_2, axes, ACC: constexpr, INDEX: constexpr):
     """Of a matrix, (3, 3)."""
     row_1, row_2 = theta + stride_0, theta + 2 * stride_0
     return projective_state(
@@ -52,7 +52,7 @@ def projective_load(theta, stride_0, stride_1, stride_2, axes, ACC: constexpr, I
 
 
 @jit
-def projective_load_eight(theta, stride_0, stride_1, stride_2, axes, ACC: constexpr, INDEX: constexpr):
+def projective_load(theta, stride_0, stride_1, stride_2, axes, ACC: constexpr, INDEX: constexpr):
     """Of the first eight entries: the ninth is 1."""
     return projective_state(
         tl.load(theta).to(ACC), tl.load(theta + stride_0).to(ACC), tl.load(theta + 2 * stride_0).to(ACC),
@@ -103,7 +103,8 @@ def projective_adjoint(partial, state, d_theta, part, row, column, live, x, y, s
     """
     sum_p, sum_py, sum_q, sum_qy, sum_r, sum_ry = partial
     u, v, inverse, _ = project(state, x, y)
-    near = (tl.abs(u) < 1e9) & (tl.abs(v) < 1e9)
+    far: constexpr = 1e15 if u.dtype == tl.float64 else 1e9  # `torch_sampler.bound`
+    near = (tl.abs(u) < far) & (tl.abs(v) < far)
     d_p, d_q = tl.where(near, d_u * inverse, 0.0), tl.where(near, d_v * inverse, 0.0)
     d_r = tl.where(near, -tl.fma(d_p, u, d_q * v), 0.0)
     return (
@@ -130,7 +131,7 @@ def store_eight(block, partial, state, x, axes):
 
 
 @jit
-def projective_store(partial, state, d_theta, x, axes):
+def homography_store(partial, state, d_theta, x, axes):
     """All nine."""
     block = d_theta + tl.program_id(0).to(tl.int64) * 9
     store_eight(block, partial, state, x, axes)
@@ -138,7 +139,7 @@ def projective_store(partial, state, d_theta, x, axes):
 
 
 @jit
-def projective_store_eight(partial, state, d_theta, x, axes):
+def projective_store(partial, state, d_theta, x, axes):
     """All but the last."""
     store_eight(d_theta + tl.program_id(0).to(tl.int64) * 8, partial, state, x, axes)
 
@@ -151,8 +152,8 @@ class Projective(Transform):
 
     name = "projective"
     layout = "(N, 8)"
-    load, source = projective_load_eight, projective_source
-    start, adjoint, store = projective_start, projective_adjoint, projective_store_eight
+    load, source = projective_load, projective_source
+    start, adjoint, store = projective_start, projective_adjoint, projective_store
 
     def parameter_shape(self, size):
         return (8,)
@@ -194,11 +195,11 @@ class Projective(Transform):
 
 
 class Homography(Projective):
-    """theta (N, 3, 3), of any scale and sign: `Projective` for matrices."""
+    """theta (N, 3, 3), of either sign and any scale whose denominators exceed `LEAST`: `Projective` for matrices."""
 
     name = "homography"
     layout = "(N, 3, 3)"
-    load, store = projective_load, projective_store
+    load, store = homography_load, homography_store
 
     def parameter_shape(self, size):
         return (3, 3)
@@ -230,5 +231,5 @@ def _lies_in_front(rows: Tensor) -> bool:
         return False
     largest = rows.detach().abs().sum(-1)  # of the forms on the square
     least = 2 * rows.detach()[:, 2, 2] - largest[:, 2]  # denominator, at one of its corners
-    ahead = (least > 1e3 * HORIZON * largest[:, 2]) & (largest.amax(-1) < bound(rows.dtype) * least)
+    ahead = (least > 1e3 * (HORIZON * largest[:, 2]).clamp(min=LEAST)) & (largest.amax(-1) < bound(rows.dtype) * least)
     return bool(ahead.all())

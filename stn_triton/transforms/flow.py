@@ -1,0 +1,141 @@
+"""Flow: (u, v) = (x, y) + theta, a displacement for every target pixel, as optical flow and registration have it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..kernels.coordinates import finite
+from ..kernels.language import constexpr, jit, tl
+from .base import narrowed, target_axis, widened
+from .dense import Dense, interpolated
+
+# --- device: the identity in pixels, exact at equal sizes, and the stored displacement times its unit ------------
+
+
+@jit
+def flow_state(theta, stride_row, stride_column, stride_axis, axes, PIXELS: constexpr, INDEX: constexpr):
+    """Where this sample's displacements lie, and how many pixels one of them is; nothing is read yet."""
+    axis_x, axis_y = axes
+    half_x, half_y = axis_x[0], axis_y[0]
+    if PIXELS:
+        half_x, half_y = tl.full([], 1, half_x.dtype), tl.full([], 1, half_x.dtype)
+    return theta, stride_row.to(INDEX), stride_column.to(INDEX), stride_axis.to(INDEX), half_x, half_y
+
+
+@jit
+def flow_load(theta, stride_0, stride_1, stride_2, axes, ACC: constexpr, INDEX: constexpr):
+    """Of (h, w, 2), normalised."""
+    return flow_state(theta, stride_0, stride_1, stride_2, axes, False, INDEX)
+
+
+@jit
+def flow_load_pixels(theta, stride_0, stride_1, stride_2, axes, ACC: constexpr, INDEX: constexpr):
+    """Of (h, w, 2), in pixels."""
+    return flow_state(theta, stride_0, stride_1, stride_2, axes, True, INDEX)
+
+
+@jit
+def flow_load_first(theta, stride_0, stride_1, stride_2, axes, ACC: constexpr, INDEX: constexpr):
+    """Of (2, h, w), normalised."""
+    return flow_state(theta, stride_1, stride_2, stride_0, axes, False, INDEX)
+
+
+@jit
+def flow_load_first_pixels(theta, stride_0, stride_1, stride_2, axes, ACC: constexpr, INDEX: constexpr):
+    """Of (2, h, w), in pixels."""
+    return flow_state(theta, stride_1, stride_2, stride_0, axes, True, INDEX)
+
+
+@jit
+def flow_source(state, row, column, live, x, y, axes):
+    """The displaced point, in pixels; where it is not finite it reads nothing."""
+    theta, stride_row, stride_column, stride_axis, unit_x, unit_y = state
+    axis_x, axis_y = axes
+    _, centre_x, ratio_x, _, _, _ = axis_x
+    _, centre_y, ratio_y, _, _, _ = axis_y
+    point = theta + row.to(stride_row.dtype) * stride_row + column.to(stride_row.dtype) * stride_column
+    d_x = tl.load(point, mask=live, other=0.0).to(unit_x.dtype)
+    d_y = tl.load(point + stride_axis, mask=live, other=0.0).to(unit_x.dtype)
+    u = tl.fma(d_x, unit_x, tl.fma(ratio_x, x, centre_x))
+    v = tl.fma(d_y, unit_y, tl.fma(ratio_y, y, centre_y))
+    return u, v, finite(live, u, v)
+
+
+@jit
+def flow_adjoint(partial, state, d_theta, part, row, column, live, x, y, sizes, d_u, d_v, axes):
+    """Stores a tile's gradients in their places of (h, w, 2), one set for every block of channels."""
+    h, w, _, _ = sizes
+    point = d_theta + ((part * h + row) * w + column) * 2
+    tl.store(point, d_u * state[4], mask=live)
+    tl.store(point + 1, d_v * state[5], mask=live)
+    return partial
+
+
+@jit
+def flow_adjoint_first(partial, state, d_theta, part, row, column, live, x, y, sizes, d_u, d_v, axes):
+    """The same in places of (2, h, w)."""
+    h, w, _, _ = sizes
+    tl.store(d_theta + (part * 2 * h + row) * w + column, d_u * state[4], mask=live)
+    tl.store(d_theta + ((part * 2 + 1) * h + row) * w + column, d_v * state[5], mask=live)
+    return partial
+
+
+# --- host -------------------------------------------------------------------------------------------------
+
+LOADS = {
+    (False, False): flow_load,
+    (False, True): flow_load_pixels,
+    (True, False): flow_load_first,
+    (True, True): flow_load_first_pixels,
+}
+
+
+class Flow(Dense):
+    """theta (N, h, w, 2) or (N, 2, h, w): displacements (x, y) from target to source points.
+
+    Args:
+        channels_first: theta is (N, 2, h, w), as networks give it.
+        image_size: (H, W) of the image, if displacements are in its pixels; None if in normalised coordinates.
+    """
+
+    name = "flow"
+    padding_answers_nonfinite = False
+    source = flow_source
+
+    def __init__(self, *, channels_first: bool = False, image_size: tuple[int, int] | None = None) -> None:
+        self.channels_first = channels_first
+        self.image_size = image_size
+        self.layout = "(N, 2, h, w)" if channels_first else Dense.layout
+        self.load = LOADS[channels_first, image_size is not None]
+        self.adjoint = flow_adjoint_first if channels_first else flow_adjoint
+
+    def __repr__(self) -> str:
+        return f"Flow(channels_first={self.channels_first}, image_size={self.image_size})"
+
+    def parameter_shape(self, size):
+        return (2, *size) if self.channels_first else (*size, 2)
+
+    def identity(self, size, *, align_corners=False, dtype=None, device=None):
+        return torch.zeros(self.parameter_shape(size), dtype=dtype, device=device)
+
+    def grid(self, theta, size, align_corners=False):
+        self.check_theta(theta, size)
+        displacement = self._displacement(theta, align_corners)
+        y, x = (target_axis(n, align_corners, displacement) for n in size)
+        return displacement + torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+
+    def points(self, theta, xy, align_corners=False):
+        """Displacements between the stored ones are interpolated; beyond the outermost they stay."""
+        self.check_theta(theta, tuple(theta.shape[2:] if self.channels_first else theta.shape[1:3]))
+        displacement, wide_xy = widened(self._displacement(theta, align_corners), xy)
+        return narrowed(wide_xy + interpolated(displacement, wide_xy, align_corners), xy)
+
+    def _displacement(self, theta: Tensor, align_corners: bool) -> Tensor:
+        """(N, h, w, 2), normalised."""
+        if self.channels_first:
+            theta = theta.movedim(1, -1)
+        if self.image_size is None:
+            return theta
+        u, v = (d * 2 / max(n - align_corners, 1) for d, n in zip(theta.unbind(-1), self.image_size[::-1], strict=True))
+        return torch.stack([u, v], -1)

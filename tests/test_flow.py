@@ -1,0 +1,125 @@
+"""Flows in all their notations: pixels or normalised, (N, h, w, 2) or (N, 2, h, w)."""
+
+import pytest
+import torch
+
+from stn_triton import Flow, flow_sample, plan, reference, transform_sample
+
+H, W, SIZE = 6, 9, (5, 8)
+NOTATIONS = [(units, first) for units in ("pixels", "normalised") for first in (False, True)]
+notations = pytest.mark.parametrize(("units", "channels_first"), NOTATIONS)
+
+
+def written(flow, units, channels_first, align_corners):
+    """A flow (..., h, w, 2) of pixels in another notation, and the factor that its gradient has to be."""
+    factor = torch.ones(2, dtype=flow.dtype)
+    if units == "normalised":
+        factor = 2 / (torch.tensor([W, H], dtype=flow.dtype) - int(align_corners))
+    flow = flow * factor.to(flow.device)
+    return (flow.movedim(-1, -3).contiguous() if channels_first else flow).detach().requires_grad_()
+
+
+@notations
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("batch", [(2,), (1,), (2, 3)], ids=str)
+def test_one_flow_in_four_notations(path, units, channels_first, align_corners, batch):
+    """Output and gradients of each are those of the flow in pixels, (N, h, w, 2)."""
+    image = torch.randn(2, 3, H, W, dtype=torch.float64, device=path.device, requires_grad=True)
+    pixels = 3 * torch.randn(*batch, *SIZE, 2, dtype=torch.float64, device=path.device)
+    flows = [written(pixels, "pixels", False, align_corners), written(pixels, units, channels_first, align_corners)]
+    outs = [
+        flow_sample(image, flow, units=u, channels_first=c, align_corners=align_corners, padding_mode="border")
+        for flow, u, c in zip(flows, ("pixels", units), (False, channels_first), strict=True)
+    ]
+    torch.testing.assert_close(outs[1], outs[0])
+    d_out = torch.randn_like(outs[0])
+    truth, ours = (torch.autograd.grad(out, [image, flow], d_out) for out, flow in zip(outs, flows, strict=True))
+    torch.testing.assert_close(ours[0], truth[0])
+    d_flow = ours[1].movedim(-3, -1) if channels_first else ours[1]
+    if units == "normalised":  # back to a gradient per pixel
+        d_flow = d_flow * 2 / (torch.tensor([W, H], device=path.device) - int(align_corners))
+    torch.testing.assert_close(d_flow, truth[1])
+
+
+def test_pixels_are_the_image_s(path):
+    """A displacement of whole pixels at equal sizes moves the image and rounds nothing."""
+    image = torch.randn(1, 2, H, W, device=path.device)
+    flow = torch.tensor([2.0, -1.0], device=path.device).expand(1, H, W, 2)
+    for align_corners in (False, True):
+        out = flow_sample(image, flow, units="pixels", channels_first=False, align_corners=align_corners)
+        torch.testing.assert_close(out[:, :, 1:, :-2], image[:, :, :-1, 2:], rtol=0, atol=1e-5)
+        assert (out[..., -2:].abs() < 1e-5).all()
+
+
+@notations
+def test_no_flow_is_the_identity_bit_for_bit(kernel_path, units, channels_first):
+    image = torch.randn(1, 2, 7, 11, device=kernel_path.device)
+    flow = torch.zeros(1, *((2, 7, 11) if channels_first else (7, 11, 2)), device=kernel_path.device)
+    for align_corners in (False, True):
+        options = {"units": units, "channels_first": channels_first, "align_corners": align_corners}
+        assert torch.equal(flow_sample(image, flow, **options), image)
+
+
+@notations
+@pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection"])
+def test_a_displacement_that_is_no_number_reads_nothing(path, units, channels_first, padding_mode):
+    flow = torch.zeros(1, 3, 4, 2, device=path.device)
+    flow[0, 1, 2, 0], flow[0, 2, 3, 1], flow[0, 0, 0] = float("nan"), float("inf"), -float("inf")
+    flow = (flow.movedim(-1, 1) if channels_first else flow).requires_grad_()
+    image = torch.ones(1, 1, 3, 4, device=path.device, requires_grad=True)
+    out = flow_sample(image, flow, units=units, channels_first=channels_first, padding_mode=padding_mode)
+    lost = torch.zeros(3, 4, dtype=torch.bool)
+    lost[1, 2] = lost[2, 3] = lost[0, 0] = True
+    assert ((out[0, 0].cpu() == 0) == lost).all()
+    d_image, d_flow = torch.autograd.grad(out.sum(), [image, flow])
+    assert d_image.isfinite().all()
+    assert d_flow.isfinite().all()
+
+
+@notations
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_grid_and_points(units, channels_first, align_corners):
+    flow = torch.randn(2, *SIZE, 2, dtype=torch.float64)
+    transform = Flow(channels_first=channels_first, image_size=(H, W) if units == "pixels" else None)
+    theta = written(flow, units, channels_first, align_corners)
+    as_normalised = written(flow, "normalised", False, align_corners).detach().numpy()
+    truth = torch.from_numpy(reference.flow_grid(as_normalised, SIZE, align_corners))
+    torch.testing.assert_close(transform.grid(theta, SIZE, align_corners), truth)
+    xy = torch.from_numpy(reference.flow_grid(0 * as_normalised[:1], SIZE, align_corners)).view(-1, 2)
+    torch.testing.assert_close(transform.points(theta, xy, align_corners), truth.view(2, -1, 2))
+
+
+def test_launches_are_planned_once(kernel_path):
+    image, flow = torch.zeros(1, 1, H, W, device=kernel_path.device), torch.zeros(1, H, W, 2, device=kernel_path.device)
+    for _ in range(3):
+        flow_sample(image, flow, units="pixels", channels_first=False)
+    assert plan.plan_forward.cache_info().misses == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"units": "pixel"}, "units: expected one of 'pixels', 'normalised', got 'pixel'"),
+        ({"channels_first": True}, r"flow: expected shape \(N, 2, h, w\) on cpu, got \(1, 6, 9, 2\) on cpu"),
+        ({"flow": torch.zeros(H, W, 2)}, r"flow: expected shape \(N, h, w, 2\) on cpu, got \(6, 9, 2\)"),
+        ({"flow": torch.zeros(2)}, r"flow: expected shape \(N, h, w, 2\) on cpu, got \(2,\)"),
+        ({"flow": torch.zeros(3, H, W, 2)}, "flow: expected the image's batch size 1 or 1, got 3"),
+    ],
+)
+def test_errors(change, message):
+    arguments = {"flow": torch.zeros(1, H, W, 2), "units": "pixels", "channels_first": False, **change}
+    with pytest.raises(ValueError, match=message):
+        flow_sample(torch.zeros(1, 1, H, W), **arguments)
+
+
+def test_what_flow_means_must_be_said():
+    with pytest.raises(TypeError, match="units"):
+        flow_sample(torch.zeros(1, 1, H, W), torch.zeros(1, H, W, 2), channels_first=False)
+    with pytest.raises(TypeError, match="channels_first"):
+        flow_sample(torch.zeros(1, 1, H, W), torch.zeros(1, H, W, 2), units="pixels")
+
+
+def test_a_name_of_its_own(path):
+    image, flow = torch.rand(2, 1, H, W, device=path.device), torch.rand(2, *SIZE, 2, device=path.device)
+    ours = transform_sample("flow", image, flow, SIZE)
+    assert torch.equal(ours, flow_sample(image, flow, units="normalised", channels_first=False))
