@@ -377,19 +377,19 @@ def check_bool(name: str, value: Any) -> bool:
     raise TypeError(f"{name}: expected True or False, got {value!r}")
 
 
-def check_size(size: Any) -> tuple[int, int]:
+def check_size(size: Any, name: str = "size") -> tuple[int, int]:
     """(h, w) as ints; raises TypeError unless whole numbers, ValueError unless two of them, at least 0."""
-    numbers = _whole_numbers(size)
+    numbers = _whole_numbers(size, name)
     if len(numbers) != 2 or min(numbers) < 0:
-        raise ValueError(f"size: expected (h, w) of at least 0, got {size!r}")
+        raise ValueError(f"{name}: expected (h, w) of at least 0, got {size!r}")
     return numbers[0], numbers[1]
 
 
-def _whole_numbers(size: Any) -> tuple[int, ...]:
+def _whole_numbers(size: Any, name: str = "size") -> tuple[int, ...]:
     try:
         return tuple(map(operator.index, size))
     except TypeError:
-        raise TypeError(f"size: expected a sequence of whole numbers, got {size!r}") from None
+        raise TypeError(f"{name}: expected a sequence of whole numbers, got {size!r}") from None
 
 
 def _warn_align_corners(name: str) -> None:

@@ -1,8 +1,16 @@
 """Transform parameters as geometry: composed, inverted, as matrices of pixels, and as a pose.
 
 Everything is differentiable, in closed form, without a synchronisation, and in full precision whatever matrix products
-are set to. Parameters are affine (..., 2, 3), or projective (..., 8) or (..., 3, 3), with any leading axes; half types
-are computed in float32. A singular map has no inverse: the result is not finite, and a warp by it reads nothing.
+are set to. Parameters are told apart by their shape: affine (..., 2, 3), or projective (..., 8) or (..., 3, 3), with
+any leading axes; those of attention are none of these. Half types are computed in float32, and results rounded once to
+the dtype given: pixel matrices of large images want more. A map that is exactly singular has no inverse: the result is
+not finite, and a warp by it reads nothing.
+
+The sign of a homography says which side of its horizon is in front of the camera. The warps take the one that puts the
+middle of the output in front, whatever went before; OpenCV and kornia draw both sides. So across a horizon composed,
+inverted and converted homographies draw the same points, but perhaps not the same half of them.
+
+Errors: TypeError for what is no floating-point tensor, ValueError for a shape that is none of these.
 """
 
 from __future__ import annotations
@@ -13,25 +21,27 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .functional import check_bool, check_size, check_tensor
+
 
 def as_matrix(theta: Tensor) -> Tensor:
     """(..., 3, 3) of affine parameters (..., 2, 3), projective ones (..., 8), or a matrix, which is returned."""
+    _check("theta", theta)
     if theta.shape[-2:] == (3, 3):
         return theta
     last = torch.eye(3, dtype=theta.dtype, device=theta.device)[2]
     if _is_affine(theta):
         return torch.cat([theta, last.expand(*theta.shape[:-2], 1, 3)], -2)
-    if theta.dim() and theta.shape[-1] == 8:
-        return torch.cat([theta, last[2:].expand(*theta.shape[:-1], 1)], -1).unflatten(-1, (3, 3))
-    raise ValueError(f"theta: expected shape (..., 2, 3), (..., 3, 3) or (..., 8), got {tuple(theta.shape)}")
+    return torch.cat([theta, last[2:].expand(*theta.shape[:-1], 1)], -1).unflatten(-1, (3, 3))
 
 
 def compose(first: Tensor, then: Tensor) -> Tensor:
     """The parameters of one warp that does what two do: by ``first``, then of the result by ``then``.
 
     ``sample(image, compose(first, then))`` is ``sample(sample(image, first), then)`` without what the image between
-    loses: interpolated once, cut off at the edges of the last output alone. Target points go through ``then`` first,
-    so the matrix is first @ then. A recurrent transformer composes what it has with each correction.
+    loses: interpolated once, cut off at the edges of the last output alone (and of homographies perhaps the other half,
+    see above). Target points go through ``then`` first, so the matrix is first @ then. A recurrent transformer composes
+    what it has with each correction.
 
     Args:
         first, then: affine or projective, of leading axes that broadcast.
@@ -39,6 +49,8 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
     Returns:
         (..., 2, 3) if both are affine, else (..., 3, 3).
     """
+    _check("first", first)
+    _check("then", then)
     product = _product(_wide(as_matrix(first)), _wide(as_matrix(then)))
     product = product.to(torch.promote_types(first.dtype, then.dtype))
     return product[..., :2, :] if _is_affine(first) and _is_affine(then) else product
@@ -53,21 +65,26 @@ def invert(theta: Tensor) -> Tensor:
     Returns:
         (..., 2, 3) for affine parameters, else (..., 3, 3).
     """
+    _check("theta", theta)
     if _is_affine(theta):
-        (a, b, c), (d, e, f) = (row.unbind(-1) for row in _wide(theta).unbind(-2))
-        inverse = torch.stack([e, -b, b * f - c * e, -d, a, c * d - a * f], -1) / (a * e - b * d)[..., None]
-        return inverse.unflatten(-1, (2, 3)).to(theta.dtype)
-    rows = _wide(as_matrix(theta)).unbind(-2)
+        linear, shift = _wide(theta).split([2, 1], -1)
+        scale = _magnitude(linear)
+        (a, b), (c, d) = (row.unbind(-1) for row in (linear / scale).unbind(-2))
+        inverse = torch.stack([d, -b, -c, a], -1).unflatten(-1, (2, 2)) / (a * d - b * c)[..., None, None] / scale
+        return torch.cat([inverse, -_product(inverse, shift)], -1).to(theta.dtype)
+    matrix = _wide(as_matrix(theta))
+    scale = _magnitude(matrix)
+    rows = (matrix / scale).unbind(-2)
     # Cramer's rule: the columns are cross products of the rows.
     columns = torch.stack([torch.cross(rows[k - 2], rows[k - 1], dim=-1) for k in range(3)], -1)
     determinant = (rows[0] * columns[..., 0]).sum(-1)
-    return (columns / determinant[..., None, None]).to(theta.dtype)
+    return (columns / determinant[..., None, None] / scale).to(theta.dtype)
 
 
 def to_pixel_matrix(
     theta: Tensor, image_size: Sequence[int], size: Sequence[int] | None = None, *, align_corners: bool = False
 ) -> Tensor:
-    """The matrix that OpenCV and kornia would take for the same warp: from pixels of the image to pixels of the output.
+    """The matrix that OpenCV and kornia take for the same map: from pixels of the image to pixels of the output.
 
     Their convention: (column, row) counted from 0 at the centre of the first pixel, and the opposite direction of
     theta's, which maps output points to image points. ``warpAffine`` and ``warp_affine`` take ``matrix[..., :2, :]``
@@ -85,6 +102,7 @@ def to_pixel_matrix(
     Raises:
         ValueError: an axis of one pixel with align_corners, which has no extent.
     """
+    _check("theta", theta)
     image = _axes("image_size", image_size, align_corners)
     output = image if size is None else _axes("size", size, align_corners)
     return _between(output, as_matrix(invert(_wide(theta))), image, to_pixels=True).to(theta.dtype)
@@ -96,7 +114,7 @@ def from_pixel_matrix(
     """theta for a matrix from pixels of the image to pixels of the output: `to_pixel_matrix` the other way.
 
     Args:
-        matrix: (..., 3, 3), or (..., 2, 3) for an affine map, as `cv2.getAffineTransform` and kornia give them.
+        matrix: (..., 3, 3), or (..., 2, 3) for an affine map, as kornia gives them; ``torch.from_numpy`` of OpenCV's.
         image_size: (H, W) of the image.
         size: (h, w) of the output; the image's by default.
         align_corners: what theta's normalised coordinates are to mean, as in `affine_sample`.
@@ -107,6 +125,7 @@ def from_pixel_matrix(
     Raises:
         ValueError: an axis of one pixel with align_corners, which has no extent.
     """
+    _check("matrix", matrix)
     image = _axes("image_size", image_size, align_corners)
     output = image if size is None else _axes("size", size, align_corners)
     theta = _between(image, as_matrix(invert(_wide(matrix))), output, to_pixels=False).to(matrix.dtype)
@@ -133,23 +152,38 @@ def to_pose(theta: Tensor) -> Pose:
     Raises:
         ValueError: theta is not (..., 2, 3).
     """
+    check_tensor("theta", theta)
     if not _is_affine(theta):
         raise ValueError(f"theta: expected shape (..., 2, 3), got {tuple(theta.shape)}")
     (a, b, tx), (d, e, ty) = (row.unbind(-1) for row in _wide(theta).unbind(-2))
     along_x = torch.hypot(a, d)
-    along_y = (a * e - b * d) / along_x
-    shear = (a * b + d * e) / along_x / along_y
+    cos, sin = a / along_x, d / along_x
+    along_y = cos * e - sin * b
+    shear = (cos * b + sin * e) / along_y
     pose = torch.stack([along_x, along_y], -1), torch.atan2(d, a), shear, torch.stack([tx, ty], -1)
     return Pose(*(part.to(theta.dtype) for part in pose))
 
 
 def from_pose(pose: Pose) -> Tensor:
-    """Affine parameters (..., 2, 3) of a pose."""
+    """Affine parameters (..., 2, 3) of a pose, whose leading axes broadcast."""
+    for name, part in pose._asdict().items():
+        check_tensor(name, part)
     along_x, along_y = _wide(pose.scale).unbind(-1)
     cos, sin, shear = torch.cos(_wide(pose.rotation)), torch.sin(_wide(pose.rotation)), _wide(pose.shear)
-    linear = [cos * along_x, (cos * shear - sin) * along_y, sin * along_x, (sin * shear + cos) * along_y]
-    theta = torch.cat([torch.stack(linear, -1).unflatten(-1, (2, 2)), _wide(pose.translation)[..., None]], -1)
-    return theta.to(pose.scale.dtype)
+    x, y = _wide(pose.translation).unbind(-1)
+    rows = [cos * along_x, (cos * shear - sin) * along_y, x, sin * along_x, (sin * shear + cos) * along_y, y]
+    return torch.stack(torch.broadcast_tensors(*rows), -1).unflatten(-1, (2, 3)).to(pose.scale.dtype)
+
+
+def _check(name: str, theta: Tensor) -> None:
+    check_tensor(name, theta)
+    if not theta.dim() or not (_is_affine(theta) or theta.shape[-2:] == (3, 3) or theta.shape[-1] == 8):
+        raise ValueError(f"{name}: expected shape (..., 2, 3), (..., 3, 3) or (..., 8), got {tuple(theta.shape)}")
+
+
+def _magnitude(matrix: Tensor) -> Tensor:
+    """The largest entry, (..., 1, 1), a constant to autograd: in units of it no product over- or underflows."""
+    return matrix.detach().abs().amax((-2, -1), keepdim=True)
 
 
 def _is_affine(theta: Tensor) -> bool:
@@ -175,9 +209,9 @@ class _Axis(NamedTuple):
 
 def _axes(name: str, size: Sequence[int], align_corners: bool) -> tuple[_Axis, _Axis]:
     """Of x and of y; raises ValueError where a normalised coordinate has no extent."""
-    h, w = size
+    align_corners, (h, w) = check_bool("align_corners", align_corners), check_size(size, name)
     if min(h, w) < 1 + align_corners:
-        raise ValueError(f"{name}: expected axes of at least {1 + align_corners} pixels, got {tuple(size)}")
+        raise ValueError(f"{name}: expected axes of at least {1 + align_corners} pixels, got {(h, w)}")
     x, y = (_Axis((n - 1 if align_corners else n) / 2, (n - 1) / 2) for n in (w, h))
     return x, y
 

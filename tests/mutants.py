@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = [
     "test_warp.py", "test_identity.py", "test_special_points.py", "test_launch_shapes.py", "test_layouts.py",
-    "test_gradients.py",
+    "test_gradients.py", "test_several_transforms.py", "test_flow.py", "test_geometry.py",
 ]  # fmt: skip
 
 # what is broken: (file, line as it is, line as it becomes)
@@ -144,6 +144,48 @@ MUTANTS = {
     ),
     "products of the last channel only": (
         "kernels/samplers.py", "value.to(ACC), products[k]),)", "value.to(ACC), products[k] * 0),)",
+    ),
+    "attention's scale learns from one axis": (
+        "transforms/attention.py", "tl.store(block, tl.sum(sum_u * x) * ratio_x + tl.sum(sum_vy) * ratio_y)", "tl.store(block, tl.sum(sum_u * x) * ratio_x)",
+    ),
+    "a denominator's gradient has the wrong sign": (
+        "transforms/projective.py", "tl.where(near, -tl.fma(d_p, u, d_q * v), 0.0)", "tl.where(near, tl.fma(d_p, u, d_q * v), 0.0)",
+    ),
+    "a homography's sign is not taken back": (
+        "transforms/projective.py", "tl.store(block + 6, tl.sum(sum_r * x) * (sign * pitch_x))", "tl.store(block + 6, tl.sum(sum_r * x) * pitch_x)",
+    ),
+    "what lies behind the camera is drawn": (
+        "transforms/projective.py", "return u, v, finite(live & front, u, v)", "return u, v, finite(live, u, v)",
+    ),
+    "the horizon at the camera itself": (
+        "transforms/projective.py", "front = r > horizon", "front = r > 0",
+    ),
+    "points far away have a gradient": (
+        "transforms/projective.py", "near = (tl.abs(u) < far) & (tl.abs(v) < far)", "near = u == u",
+    ),
+    "a small homography is divided by on the CPU": (
+        "transforms/projective.py", "(HORIZON * largest[:, 2]).clamp(min=LEAST)", "(HORIZON * largest[:, 2])",
+    ),
+    "pixels of a flow taken for normalised": (
+        "transforms/flow.py", "    if PIXELS:", "    if False:",
+    ),
+    "a flow's gradient without its unit": (
+        "transforms/flow.py", "tl.store(point + 1, d_v * state[5], mask=live)", "tl.store(point + 1, d_v, mask=live)",
+    ),
+    "one theta for all transforms of an image": (
+        "kernels/programs.py", " + m.to(tl.int64) * stride_m", "",
+    ),
+    "transforms walk through the images": (
+        "kernels/programs.py", "n, m = divide(sample, transforms[0]", "m, n = divide(sample, transforms[0]",
+    ),
+    "composed the other way round": (
+        "geometry.py", "product = _product(_wide(as_matrix(first)), _wide(as_matrix(then)))", "product = _product(_wide(as_matrix(then)), _wide(as_matrix(first)))",
+    ),
+    "an inverse in another unit": (
+        "geometry.py", "(columns / determinant[..., None, None] / scale)", "(columns / determinant[..., None, None])",
+    ),
+    "a pixel's centre off by half": (
+        "geometry.py", "_Axis((n - 1 if align_corners else n) / 2, (n - 1) / 2)", "_Axis((n - 1 if align_corners else n) / 2, n / 2)",
     ),
     "a missed tap keeps what another tile read": (
         "kernels/samplers.py", "zeros += (tl.zeros([taps[0][2].shape[0], BLOCK_C], DTYPE),)", "zeros += (tl.full([taps[0][2].shape[0], BLOCK_C], 1, DTYPE),)",
