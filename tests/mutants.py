@@ -197,13 +197,13 @@ MUTANTS = {
         "kernels/warp.py", "at = origin + c * (BLOCK_C * image_c)\n                        value", "at = origin + (c // 2) * (BLOCK_C * image_c)\n                        value",
     ),
     "CPU path lets NaN through": (
-        "eager.py", "bounded = is_bounded(theta)", "bounded = True",
+        "transforms/affine.py", "return bounded_forms_over_grid(theta, size, align_corners) if is_bounded(theta) else None", "return bounded_forms_over_grid(theta, size, align_corners)",
     ),
     "CPU path, channel groups that overlap": (
         "torch_sampler.py", "image = image.view(groups, -1, *image.shape[2:])", "image = image[:, : image.shape[1] // groups].expand(groups, -1, -1, -1)",
     ),
     "CPU path, a basis row off": (
-        "transforms/affine.py", "rows[r, 2, :, r, 1] = 1", "rows[r, 2, :, r, 0] = 1",
+        "transforms/homogeneous.py", "by_row[r, 2, :, r, 1] = 1", "by_row[r, 2, 1:, r, 1] = 1",
     ),
 }  # fmt: skip
 
