@@ -92,11 +92,11 @@ def test_nonfinite_theta_reads_nothing(path, transform, mode, padding_mode):
     """A sample with any non-finite parameter is 0 under every padding; its neighbours are untouched."""
     identity = TRANSFORMS[transform].identity((3, 4))
     count = identity.numel()
-    bad = identity.repeat(3 * count + 1, *[1] * identity.dim())
-    for k in range(3 * count):
-        bad[k].view(-1)[k // 3] = (NAN, INF, -INF)[k % 3]
+    bad = identity.repeat(count + 1, *[1] * identity.dim())
+    for k in range(count):
+        bad[k].view(-1)[k] = (NAN, INF, -INF)[k % 3]
     theta = bad.to(path.device).requires_grad_()
-    image = torch.randn(3 * count + 1, 2, 4, 5, device=path.device, requires_grad=True)
+    image = torch.randn(count + 1, 2, 4, 5, device=path.device, requires_grad=True)
     options = {"mode": mode, "padding_mode": padding_mode}
     out = transform_sample(transform, image, theta, (3, 4), **options)
     out.sum().backward()

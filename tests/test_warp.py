@@ -18,7 +18,10 @@ def test_forward_and_backward(path, transform, mode, padding_mode, align_corners
     check(path, transform, mode, padding_mode, align_corners, dtype, SHAPE, SIZE)
 
 
-@parametrize_samplers
+@pytest.mark.parametrize("transform", TRANSFORM_CASES)
+@pytest.mark.parametrize(
+    ("mode", "padding_mode", "align_corners"), [("bilinear", "zeros", False), ("nearest", "reflection", True)]
+)
 def test_many_tiles_per_sample(kernel_path, monkeypatch, transform, mode, padding_mode, align_corners):
     """More than one tile in both axes and several on a program's way down, the last ones ragged."""
     monkeypatch.setattr(plan, "_config", lambda *args: LaunchConfig(2, 8, loop=False, unroll=2, max_steps=2))
