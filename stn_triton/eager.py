@@ -24,7 +24,10 @@ def warp(spec: WarpSpec, image: Tensor, theta: Tensor) -> Tensor:
         if 0 in theta.shape[:2]:
             shape = (image.shape[0], spec.transforms, image.shape[1], *spec.size)
             return ((image.sum() + theta.sum()) * 0).to(image.dtype).expand(shape)
-        return torch.stack([warp(one, image, each) for each in theta.unbind(1)], 1)
+        outs = [warp(one, image, each) for each in theta.unbind(1)]
+        if memory_format(image.shape, image.stride()) is torch.contiguous_format:
+            return torch.stack(outs, 1)
+        return torch.stack([out.movedim(1, -1) for out in outs], 1).movedim(-1, 2)
     shape = (*image.shape[:2], *spec.size)
     if 0 in shape:
         return ((image.sum() + theta.sum()) * 0).to(image.dtype).expand(shape)

@@ -174,6 +174,8 @@ def transform_sample(
     check_image("image", image)
     check_tensor("theta", theta)
     hw = (image.shape[2], image.shape[3]) if size is None else check_size(size)
+    if transform.image_size not in (None, tuple(image.shape[2:])):
+        raise ValueError(f"image: expected size {transform.image_size} as {transform} has it, got {tuple(image.shape)}")
     transforms = transform.transforms_of(theta, hw)
     if transforms is None:
         transform.check_theta(theta, hw, image.shape[0])
@@ -240,7 +242,7 @@ def warmup(
         image = image.contiguous(memory_format=memory_format).requires_grad_(image_gradient)
         hw = check_size(image.shape[2:] if size is None else size)
         theta = transform.identity(hw, align_corners=bool(align_corners), dtype=wide, device=device)
-        batch = image.shape[:1] if transforms is None else (image.shape[0], *_whole_numbers([transforms]))
+        batch = image.shape[:1] if transforms is None else (image.shape[0], check_count("transforms", transforms))
         theta = theta.repeat(*batch, *[1] * theta.dim()).requires_grad_(theta_gradient)
         out = transform_sample(
             transform, image, theta, hw, mode=mode, padding_mode=padding_mode, align_corners=align_corners
@@ -375,6 +377,17 @@ def check_bool(name: str, value: Any) -> bool:
     if type(value).__name__ in ("bool", "bool_"):  # numpy's has no index
         return bool(value)
     raise TypeError(f"{name}: expected True or False, got {value!r}")
+
+
+def check_count(name: str, value: Any) -> int:
+    """The value as an int; raises TypeError unless a whole number, ValueError unless at least 1."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected a whole number, got {value!r}") from None
+    if number < 1:
+        raise ValueError(f"{name}: expected at least 1, got {number}")
+    return number
 
 
 def check_size(size: Any, name: str = "size") -> tuple[int, int]:

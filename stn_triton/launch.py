@@ -52,7 +52,10 @@ def forward(spec: WarpSpec, image: Tensor, theta: Tensor) -> Tensor:
     out = torch.empty(plan.shape, dtype=image.dtype, device=image.device, memory_format=plan.memory_format)
     if out.numel():
         _launch(warp_forward, plan.programs, image, theta, out, *plan.args, options=plan.options)
-    return out if spec.transforms is None else out.unflatten(0, (image.shape[0], spec.transforms))
+    if spec.transforms is None:
+        return out
+    # Not a view to autograd, which would forbid some in-place operations on it.
+    return torch.ops.aten._unsafe_view(out, (image.shape[0], spec.transforms, *out.shape[1:]))
 
 
 def follows_theta(spec: WarpSpec) -> bool:

@@ -8,7 +8,15 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from .functional import check_bool, check_choice, check_image, check_size, check_tensor, transform_sample
+from .functional import (
+    check_bool,
+    check_choice,
+    check_count,
+    check_image,
+    check_size,
+    check_tensor,
+    transform_sample,
+)
 from .spec import MODES, PADDING_MODES
 from .transforms import Transform, find_transform
 
@@ -43,14 +51,12 @@ class SpatialTransformer(nn.Module):
         return_theta: bool = False,
     ) -> None:
         super().__init__()
-        if heads is not None and heads < 1:
-            raise ValueError(f"heads: expected at least 1, got {heads}")
         check_choice("mode", mode, MODES)
         check_choice("padding_mode", padding_mode, PADDING_MODES)
         self.localisation = localisation
         self.transform = find_transform(transform)
         self.size = None if size is None else check_size(size)
-        self.heads = heads
+        self.heads = None if heads is None else check_count("heads", heads)
         self.mode = mode
         self.padding_mode = padding_mode
         self.align_corners = check_bool("align_corners", align_corners)
@@ -118,7 +124,7 @@ def start_at_identity(
         ValueError: no such layer, or one without a bias or with another number of outputs.
     """
     identity = find_transform(transform).identity(size, align_corners=align_corners, device="cpu").flatten()
-    identity = identity.repeat(heads)
+    identity = identity.repeat(check_count("heads", heads))
     regressions = [m for m in localisation.modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd))]
     last = regressions[-1] if regressions else None
     if last is not None and "weight" not in last._parameters:
@@ -158,7 +164,7 @@ class FullyConnectedLocalisation(nn.Sequential):
         for units in hidden:
             layers += [nn.Linear(width, units), nn.ReLU()]
             width = units
-        outputs = heads * _parameter_count(find_transform(transform))
+        outputs = check_count("heads", heads) * _parameter_count(find_transform(transform))
         super().__init__(*layers, nn.Linear(width, outputs))
         start_at_identity(self, transform, heads=heads)
 
@@ -196,7 +202,7 @@ class ConvolutionalLocalisation(nn.Sequential):
                 f"in_shape: expected H and W of at least {2 ** len(channels)} for {len(channels)} poolings, "
                 f"got {tuple(in_shape)}"
             )
-        outputs = heads * _parameter_count(find_transform(transform))
+        outputs = check_count("heads", heads) * _parameter_count(find_transform(transform))
         layers += [nn.Flatten(), nn.Linear(depth * height * width, hidden), nn.ReLU(), nn.Linear(hidden, outputs)]
         super().__init__(*layers)
         start_at_identity(self, transform, heads=heads)

@@ -89,6 +89,22 @@ def test_grid_and_points(units, channels_first, align_corners):
     torch.testing.assert_close(transform.points(theta, xy, align_corners), truth.view(2, -1, 2))
 
 
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection"])
+def test_an_axis_of_one_pixel(path, padding_mode, align_corners):
+    """Has an extent of 1 by edges and none by centres, where no displacement leads out of it."""
+    image = torch.tensor([1.0, 2, 4], device=path.device).view(1, 1, 3, 1)
+    flow = torch.tensor([2.0, 0.0], device=path.device).expand(1, 3, 1, 2)
+    options = {"padding_mode": padding_mode, "align_corners": align_corners}
+    out = flow_sample(image, flow, units="pixels", channels_first=False, **options)
+    assert torch.equal(out, torch.zeros_like(image) if padding_mode == "zeros" and not align_corners else image)
+
+
+def test_pixels_of_another_image():
+    with pytest.raises(ValueError, match=r"image: expected size \(4, 4\) as Flow\(.*\) has it, got \(1, 1, 6, 9\)"):
+        transform_sample(Flow(image_size=(4, 4)), torch.zeros(1, 1, H, W), torch.zeros(1, H, W, 2))
+
+
 def test_launches_are_planned_once(kernel_path):
     image, flow = torch.zeros(1, 1, H, W, device=kernel_path.device), torch.zeros(1, H, W, 2, device=kernel_path.device)
     for _ in range(3):

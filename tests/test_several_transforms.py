@@ -84,8 +84,7 @@ def test_any_strides(path, layout):
     theta = LAYOUTS[layout](parameters("affine", 2, path.device)).requires_grad_()
     out, expected = affine_sample(image, theta, SIZE), one_by_one("affine", image, theta)
     torch.testing.assert_close(out, expected)
-    if path.name == "kernel":
-        assert out.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+    assert out.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
     d_out = LAYOUTS[layout](torch.randn_like(out))
     for ours, truth in zip(*(torch.autograd.grad(o, [image, theta], d_out) for o in (out, expected)), strict=True):
         torch.testing.assert_close(ours, truth)
@@ -130,6 +129,15 @@ def test_empty(path, shape):
     assert theta.grad.shape == theta.shape
 
 
+def test_the_output_may_be_written_in_place(path):
+    image = torch.rand(2, 1, 4, 4, device=path.device, requires_grad=True)
+    theta = parameters("affine", 2, path.device, torch.float32)
+    out, expected = affine_sample(image, theta, SIZE), affine_sample(image, theta, SIZE)
+    out *= 2
+    d_image, truth = (torch.autograd.grad(o.sum(), image)[0] for o in (out, expected))
+    torch.testing.assert_close(d_image, 2 * truth)
+
+
 def test_one_is_an_axis_too(path):
     image, theta = torch.randn(2, 3, 6, 7, device=path.device), torch.eye(2, 3, device=path.device).repeat(2, 1, 1, 1)
     out = affine_sample(image, theta)
@@ -171,8 +179,16 @@ def test_heads_of_a_spatial_transformer(path):
     assert "heads=3" in repr(st)
     with pytest.raises(ValueError, match=r"localisation: expected \(N, 12\) or \(N, M, 3\) with M = 4 out of it"):
         SpatialTransformer(localisation, "attention", heads=4)(image)
-    with pytest.raises(ValueError, match="heads: expected at least 1, got 0"):
-        SpatialTransformer(localisation, "attention", heads=0)
+    for build in (
+        lambda heads: SpatialTransformer(localisation, "attention", heads=heads),
+        lambda heads: FullyConnectedLocalisation((3, 8, 8), heads=heads),
+        lambda heads: ConvolutionalLocalisation((3, 8, 8), heads=heads),
+        lambda heads: warmup((1, 1, 4, 4), transforms=heads, device="cpu"),
+    ):
+        with pytest.raises(ValueError, match=r"(heads|transforms): expected at least 1, got 0"):
+            build(0)
+        with pytest.raises(TypeError, match=r"(heads|transforms): expected a whole number, got 2.5"):
+            build(2.5)
 
 
 def test_transformers_at_increasing_depth_learn_together(path):

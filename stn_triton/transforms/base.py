@@ -37,6 +37,8 @@ class Transform(ABC):
     layout: str
     #: A non-finite point reads what the padding rule says, as in `grid_sample`; else it reads nothing.
     padding_answers_nonfinite: ClassVar[bool] = False
+    #: (H, W) of the images that theta is meant for, None for any.
+    image_size: tuple[int, int] | None = None
     load: Any
     source: ClassVar[Any]
     #: A promise that switches bounds checks off. ``source`` uses x and y alone, not row, column or live, and its u and

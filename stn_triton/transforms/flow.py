@@ -18,8 +18,11 @@ def flow_state(theta, stride_row, stride_column, stride_axis, axes, PIXELS: cons
     """Where this sample's displacements lie, and how many pixels one of them is; nothing is read yet."""
     axis_x, axis_y = axes
     half_x, half_y = axis_x[0], axis_y[0]
-    if PIXELS:
-        half_x, half_y = tl.full([], 1, half_x.dtype), tl.full([], 1, half_x.dtype)
+    if PIXELS:  # 0 on an axis without extent, as everywhere
+        half_x, half_y = (
+            tl.where(half_x > 0, 1.0, 0.0).to(half_x.dtype),
+            tl.where(half_y > 0, 1.0, 0.0).to(half_x.dtype),
+        )
     return theta, stride_row.to(INDEX), stride_column.to(INDEX), stride_axis.to(INDEX), half_x, half_y
 
 
@@ -96,7 +99,8 @@ class Flow(Dense):
 
     Args:
         channels_first: theta is (N, 2, h, w), as networks give it.
-        image_size: (H, W) of the image, if displacements are in its pixels; None if in normalised coordinates.
+        image_size: (H, W) of the image, if displacements are in its pixels; None if in normalised coordinates. An axis
+            of one pixel has no extent under align_corners, and displacements along it do nothing.
     """
 
     name = "flow"
