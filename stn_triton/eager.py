@@ -19,18 +19,16 @@ if TYPE_CHECKING:
 
 def warp(spec: WarpSpec, image: Tensor, theta: Tensor) -> Tensor:
     """The warped image, differentiable in both tensors, in the image's dtype and memory format."""
-    if spec.transforms is not None:
+    many = () if spec.transforms is None else (spec.transforms,)
+    shape = (image.shape[0], *many, image.shape[1], *spec.size)
+    if 0 in shape:
+        return ((image.sum() + theta.sum()) * 0).to(image.dtype).expand(shape)
+    if many:
         one = spec._replace(transforms=None)
-        if 0 in theta.shape[:2]:
-            shape = (image.shape[0], spec.transforms, image.shape[1], *spec.size)
-            return ((image.sum() + theta.sum()) * 0).to(image.dtype).expand(shape)
         outs = [warp(one, image, each) for each in theta.unbind(1)]
         if memory_format(image.shape, image.stride()) is torch.contiguous_format:
             return torch.stack(outs, 1)
         return torch.stack([out.movedim(1, -1) for out in outs], 1).movedim(-1, 2)
-    shape = (*image.shape[:2], *spec.size)
-    if 0 in shape:
-        return ((image.sum() + theta.sum()) * 0).to(image.dtype).expand(shape)
     # Calls that would do nothing are left out: on small images they are what the time goes into.
     wide = image.float() if image.element_size() < 4 else image
     if theta.dtype != wide.dtype:

@@ -102,8 +102,8 @@ def projective_sample(
 
     Args:
         image: (N, C, H, W).
-        theta: (N, 8), the matrix row by row without its last entry, which is 1; or (N, 3, 3), of any scale; with a 1
-            in place of N for the whole batch; or (N, M, 8), (N, M, 3, 3).
+        theta: (N, 8), the matrix row by row without its last entry, which is 1; or (N, 3, 3), of any scale that
+            keeps r above the bound; with a 1 in place of N for the whole batch; or (N, M, 8), (N, M, 3, 3).
         size, mode, padding_mode, align_corners: as in `affine_sample`, like dtypes, convention, result and errors.
     """
     transform = "homography" if isinstance(theta, Tensor) and theta.shape[-2:] == (3, 3) else "projective"
@@ -134,7 +134,8 @@ def flow_sample(
             distance of its outer pixel centres).
         channels_first: which of the two shapes flow has.
         mode, padding_mode, align_corners: as in `affine_sample`, like dtypes, convention, result and errors. Where the
-            sizes are equal align_corners matters to normalised units and to reflection alone.
+            sizes are equal align_corners matters to normalised units, to reflection and to axes of one pixel, which have
+            no extent with it: displacements along them do nothing.
     """
     check_choice("units", units, UNITS)
     check_image("image", image)

@@ -26,11 +26,11 @@ PERSPECTIVE_DIVISIONS = {projective_source: 1}
 KNOWN = {
     "sm_100 forward float64 2x8x32x40 channels_last affine nearest zeros align_corners": (
         {"spills 4 bytes"},
-        "ptxas stops at 40 registers of 255, and writes and reads one of them once, in the prologue",
+        "ptxas stops at 40 registers of 255, and writes and reads one of them once",
     ),
     "sm_120 d_theta float32 2x8x32x14 channels_last affine bilinear reflection long": (
         {"has a barrier in the masked loop", "goes through shared memory in the masked loop over channels"},
-        "float64 coordinates of an axis of 4 million pixels, reflected, in channels_last: one change of layout a tile",
+        "float64 coordinates for an axis of 4 million pixels, reflected, in channels_last: too rare to be looked into",
     ),
 }
 
