@@ -133,8 +133,10 @@ def _theta_strides(spec: WarpSpec, theta: TensorLayout) -> tuple[int, ...]:
 
 
 def _transforms(spec: WarpSpec, theta: TensorLayout) -> tuple[int, ...]:
-    """M as a divisor, and the stride in elements from one theta of an image to the next."""
-    return (*divisor(1), 0) if spec.transforms is None else (*divisor(max(1, spec.transforms)), theta.stride[1])
+    """M as a divisor, and the stride in elements from one theta of an image to the next; two sizes of a theta."""
+    if spec.transforms is None:
+        return (*divisor(1), 0, *theta.shape[1:], 0)[:6]
+    return (*divisor(max(1, spec.transforms)), theta.stride[1], *theta.shape[2:], 0)[:6]
 
 
 def _axes(spec: WarpSpec, shape: torch.Size) -> tuple[float, ...]:

@@ -83,6 +83,7 @@ RUN_TIME = (
     "d_image_stride_n", "d_image_stride_c", "d_image_stride_h", "d_image_stride_w",
     "ratio_x", "pitch_x", "inverse_x", "ratio_y", "pitch_y", "inverse_y",
     "transforms", "transforms_multiplier", "transforms_shift", "theta_stride_m",
+    "theta_size_0", "theta_size_1",
 )  # fmt: skip
 
 
@@ -143,7 +144,7 @@ def warp_forward(
     out_stride_n: int64, out_stride_c: int64, out_stride_h: int64, out_stride_w: int64,
     ratio_x: float64, pitch_x: float64, inverse_x: float64,
     ratio_y: float64, pitch_y: float64, inverse_y: float64,
-    transforms, transforms_multiplier: int64, transforms_shift, theta_stride_m: int64,
+    transforms, transforms_multiplier: int64, transforms_shift, theta_stride_m: int64, theta_size_0, theta_size_1,
     LOAD: constexpr, SOURCE: constexpr, MONOTONE: constexpr, PAD: constexpr, TAPS: constexpr,
     ALIGN_CORNERS: constexpr, MANY: constexpr, ACC: constexpr, INDEX: constexpr, UNIT: constexpr, VECTOR: constexpr,
     TILE_H: constexpr, TILE_W: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr, LOOP: constexpr, UNROLL: constexpr,
@@ -167,7 +168,8 @@ def warp_forward(
         axis_frame(W, ratio_x, pitch_x, inverse_x, ALIGN_CORNERS, ACC),
         axis_frame(H, ratio_y, pitch_y, inverse_y, ALIGN_CORNERS, ACC),
     )
-    state = LOAD(theta, theta_stride_0, theta_stride_1, theta_stride_2, axes, ACC, INDEX)
+    theta_strides, theta_sizes = (theta_stride_0, theta_stride_1, theta_stride_2), (theta_size_0, theta_size_1)
+    state = LOAD(theta, theta_strides, theta_sizes, axes, ACC, INDEX)
     image_strides = typed_strides(image_stride_c, image_stride_h, image_stride_w, INDEX, UNIT, VECTOR)
     out_strides = typed_strides(out_stride_c, out_stride_h, out_stride_w, INDEX, UNIT, VECTOR)
     first_channel = channel_block * channels
@@ -273,7 +275,7 @@ def warp_backward(
     d_image_stride_n: int64, d_image_stride_c: int64, d_image_stride_h: int64, d_image_stride_w: int64,
     ratio_x: float64, pitch_x: float64, inverse_x: float64,
     ratio_y: float64, pitch_y: float64, inverse_y: float64,
-    transforms, transforms_multiplier: int64, transforms_shift, theta_stride_m: int64,
+    transforms, transforms_multiplier: int64, transforms_shift, theta_stride_m: int64, theta_size_0, theta_size_1,
     LOAD: constexpr, SOURCE: constexpr, MONOTONE: constexpr, START: constexpr, ADJOINT: constexpr, STORE: constexpr,
     PAD: constexpr, TAPS: constexpr, ALIGN_CORNERS: constexpr, MANY: constexpr, ACC: constexpr, INDEX: constexpr,
     UNIT: constexpr, VECTOR: constexpr, NEEDS_IMAGE: constexpr, NEEDS_THETA: constexpr,
@@ -299,7 +301,8 @@ def warp_backward(
         axis_frame(W, ratio_x, pitch_x, inverse_x, ALIGN_CORNERS, ACC),
         axis_frame(H, ratio_y, pitch_y, inverse_y, ALIGN_CORNERS, ACC),
     )
-    state = LOAD(theta, theta_stride_0, theta_stride_1, theta_stride_2, axes, ACC, INDEX)
+    theta_strides, theta_sizes = (theta_stride_0, theta_stride_1, theta_stride_2), (theta_size_0, theta_size_1)
+    state = LOAD(theta, theta_strides, theta_sizes, axes, ACC, INDEX)
     image_strides = typed_strides(image_stride_c, image_stride_h, image_stride_w, INDEX, UNIT, VECTOR)
     d_image_strides = typed_strides(d_image_stride_c, d_image_stride_h, d_image_stride_w, INDEX, UNIT, VECTOR)
     d_out_strides = typed_strides(out_stride_c, out_stride_h, out_stride_w, INDEX, False, VECTOR)

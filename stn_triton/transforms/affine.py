@@ -14,12 +14,13 @@ from .homogeneous import bounded_forms_over_grid, forms_at, forms_over_grid
 
 
 @jit
-def affine_load(theta, stride_0, stride_1, stride_2, axes, ACC: constexpr, INDEX: constexpr):
+def affine_load(theta, strides, sizes, axes, ACC: constexpr, INDEX: constexpr):
     """The six coefficients of the map from centred target pixels to source pixels.
 
     The diagonal is theta times the ratio of sizes, exactly theta at equal sizes, so that the identity gives
     every pixel its own centre without rounding.
     """
+    stride_0, stride_1, _ = strides
     a = tl.load(theta).to(ACC)
     b = tl.load(theta + stride_1).to(ACC)
     c = tl.load(theta + 2 * stride_1).to(ACC)

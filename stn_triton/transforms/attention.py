@@ -12,8 +12,9 @@ from .base import Transform, narrowed, target_axis, widened
 
 
 @jit
-def attention_load(theta, stride_0, stride_1, stride_2, axes, ACC: constexpr, INDEX: constexpr):
+def attention_load(theta, strides, sizes, axes, ACC: constexpr, INDEX: constexpr):
     """The slope and the offset of either axis; s itself at equal sizes, as in `affine_load`."""
+    stride_0, _, _ = strides
     s = tl.load(theta).to(ACC)
     shift_x = tl.load(theta + stride_0).to(ACC)
     shift_y = tl.load(theta + 2 * stride_0).to(ACC)

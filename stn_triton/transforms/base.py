@@ -20,8 +20,9 @@ class Transform(ABC):
 
     The device functions, called per program and per tile of pixels (see `stn_triton.kernels.warp`):
 
-    - ``load(theta, stride_0, stride_1, stride_2, axes, ACC, INDEX) -> state``: a sample's parameters, read once
-      per program; ``axes`` are the x and the y axis, as `kernels.coordinates.axis_frame` gives them;
+    - ``load(theta, strides, sizes, axes, ACC, INDEX) -> state``: a sample's parameters, read once per program; three
+      strides and the first two sizes of what `coefficients` gives; ``axes`` are the x and the y axis, as
+      `kernels.coordinates.axis_frame` gives them;
     - ``source(state, row, column, live, x, y, axes) -> (u, v, seen)``: source pixels of the target pixels at
       (x, y) from the centre, and which of the live ones read anything. For tiles, and for single points;
     - ``start(shape, ACC) -> partial``: where the sums of a program's gradient begin, for tiles of that shape;
@@ -96,6 +97,10 @@ class Transform(ABC):
             source points (u, v), normalised, (N, P, 2), of xy's dtype if that is a floating one, differentiable in
             both arguments.
         """
+
+    def coefficients(self, theta: Tensor) -> Tensor:
+        """What the kernels and `bounded_grid` take in theta's place: theta itself, or (N, ...) computed from it."""
+        return theta
 
     def check_theta(self, theta: Tensor, size: tuple[int, int], batch: int | None = None) -> None:
         """Raises ValueError unless theta has the shape for an output of size (h, w), for a batch if one is given."""

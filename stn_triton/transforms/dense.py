@@ -13,9 +13,10 @@ from .base import Transform, narrowed, target_axis, widened
 
 
 @jit
-def dense_load(theta, stride_0, stride_1, stride_2, axes, ACC: constexpr, INDEX: constexpr):
+def dense_load(theta, strides, sizes, axes, ACC: constexpr, INDEX: constexpr):
     """Where this sample's points lie: nothing is read yet."""
-    return theta, stride_0.to(INDEX), stride_1.to(INDEX), stride_2.to(INDEX)
+    stride_row, stride_column, stride_axis = strides
+    return theta, stride_row.to(INDEX), stride_column.to(INDEX), stride_axis.to(INDEX)
 
 
 @jit

@@ -27,27 +27,27 @@ def flow_state(theta, stride_row, stride_column, stride_axis, axes, PIXELS: cons
 
 
 @jit
-def flow_load(theta, stride_0, stride_1, stride_2, axes, ACC: constexpr, INDEX: constexpr):
+def flow_load(theta, strides, sizes, axes, ACC: constexpr, INDEX: constexpr):
     """Of (h, w, 2), normalised."""
-    return flow_state(theta, stride_0, stride_1, stride_2, axes, False, INDEX)
+    return flow_state(theta, strides[0], strides[1], strides[2], axes, False, INDEX)
 
 
 @jit
-def flow_load_pixels(theta, stride_0, stride_1, stride_2, axes, ACC: constexpr, INDEX: constexpr):
+def flow_load_pixels(theta, strides, sizes, axes, ACC: constexpr, INDEX: constexpr):
     """Of (h, w, 2), in pixels."""
-    return flow_state(theta, stride_0, stride_1, stride_2, axes, True, INDEX)
+    return flow_state(theta, strides[0], strides[1], strides[2], axes, True, INDEX)
 
 
 @jit
-def flow_load_first(theta, stride_0, stride_1, stride_2, axes, ACC: constexpr, INDEX: constexpr):
+def flow_load_first(theta, strides, sizes, axes, ACC: constexpr, INDEX: constexpr):
     """Of (2, h, w), normalised."""
-    return flow_state(theta, stride_1, stride_2, stride_0, axes, False, INDEX)
+    return flow_state(theta, strides[1], strides[2], strides[0], axes, False, INDEX)
 
 
 @jit
-def flow_load_first_pixels(theta, stride_0, stride_1, stride_2, axes, ACC: constexpr, INDEX: constexpr):
+def flow_load_first_pixels(theta, strides, sizes, axes, ACC: constexpr, INDEX: constexpr):
     """Of (2, h, w), in pixels."""
-    return flow_state(theta, stride_1, stride_2, stride_0, axes, True, INDEX)
+    return flow_state(theta, strides[1], strides[2], strides[0], axes, True, INDEX)
 
 
 @jit

@@ -40,8 +40,9 @@ def projective_state(a, b, c, d, e, f, g, h, i, axes):
 
 
 @jit
-def homography_load(theta, stride_0, stride_1, stride_2, axes, ACC: constexpr, INDEX: constexpr):
+def homography_load(theta, strides, sizes, axes, ACC: constexpr, INDEX: constexpr):
     """Of a matrix, (3, 3)."""
+    stride_0, stride_1, _ = strides
     row_1, row_2 = theta + stride_0, theta + 2 * stride_0
     return projective_state(
         tl.load(theta).to(ACC), tl.load(theta + stride_1).to(ACC), tl.load(theta + 2 * stride_1).to(ACC),
@@ -52,8 +53,9 @@ def homography_load(theta, stride_0, stride_1, stride_2, axes, ACC: constexpr, I
 
 
 @jit
-def projective_load(theta, stride_0, stride_1, stride_2, axes, ACC: constexpr, INDEX: constexpr):
+def projective_load(theta, strides, sizes, axes, ACC: constexpr, INDEX: constexpr):
     """Of the first eight entries: the ninth is 1."""
+    stride_0, _, _ = strides
     return projective_state(
         tl.load(theta).to(ACC), tl.load(theta + stride_0).to(ACC), tl.load(theta + 2 * stride_0).to(ACC),
         tl.load(theta + 3 * stride_0).to(ACC), tl.load(theta + 4 * stride_0).to(ACC),
