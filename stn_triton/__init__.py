@@ -8,6 +8,7 @@ from .functional import (
     flow_sample,
     grid_sample,
     projective_sample,
+    tps_sample,
     transform_sample,
     warmup,
 )
@@ -17,7 +18,18 @@ from .modules import (
     SpatialTransformer,
     start_at_identity,
 )
-from .transforms import TRANSFORMS, Affine, Attention, Dense, Flow, Homography, Projective, Transform
+from .transforms import (
+    TRANSFORMS,
+    Affine,
+    Attention,
+    Dense,
+    Flow,
+    FreeThinPlateSpline,
+    Homography,
+    Projective,
+    ThinPlateSpline,
+    Transform,
+)
 
 __version__ = "0.1.0"
 
@@ -28,10 +40,12 @@ __all__ = [
     "ConvolutionalLocalisation",
     "Dense",
     "Flow",
+    "FreeThinPlateSpline",
     "FullyConnectedLocalisation",
     "Homography",
     "Projective",
     "SpatialTransformer",
+    "ThinPlateSpline",
     "Transform",
     "affine_grid",
     "affine_sample",
@@ -42,6 +56,7 @@ __all__ = [
     "projective_sample",
     "reference",
     "start_at_identity",
+    "tps_sample",
     "transform_sample",
     "warmup",
 ]

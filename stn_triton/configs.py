@@ -97,13 +97,17 @@ class Blocks(NamedTuple):
         return self.column_blocks[0] * self.row_blocks[0]
 
 
-def cut(config: LaunchConfig, batch: int, channels: int, size: tuple[int, int], vector: int) -> Blocks:
-    """As few programs as fill the GPU, each as large as that leaves them."""
+def cut(
+    config: LaunchConfig, batch: int, channels: int, size: tuple[int, int], vector: int, most: int | None = None
+) -> Blocks:
+    """As few programs as fill the GPU, each as large as that leaves them; for a sample at most ``most``."""
     tile = config.tile_h * config.unroll
     columns = blocks_of(size[1], config.tile_w)
     steps = min(config.max_steps, blocks_of(size[0], tile))
     while steps > 1 and batch * columns * blocks_of(size[0], tile * steps) < ENOUGH_PROGRAMS:
         steps = blocks_of(steps, 2)
+    if most is not None:
+        steps = max(steps, blocks_of(blocks_of(size[0], tile), max(1, most // columns)))
     rows = blocks_of(size[0], tile * steps)
     share = channels
     trip = config.channels * config.lanes_c * vector
@@ -111,6 +115,8 @@ def cut(config: LaunchConfig, batch: int, channels: int, size: tuple[int, int], 
         raise ValueError(f"config: expected one for {channels} channels, {vector} to 128 bits, got {config}")
     if config.loop:
         wanted = blocks_of(ENOUGH_PROGRAMS, max(1, batch) * columns * rows)
+        if most is not None:
+            wanted = min(wanted, max(1, most // (columns * rows)))
         share = trip * max(blocks_of(min(channels, CHANNELS_AT_LEAST), trip), blocks_of(channels, trip * wanted))
     return Blocks(share, steps, divisor(columns), divisor(rows), divisor(blocks_of(channels, share)))
 

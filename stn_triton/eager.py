@@ -36,7 +36,7 @@ def warp(spec: WarpSpec, image: Tensor, theta: Tensor) -> Tensor:
     grid = spec.transform.bounded_grid(theta, spec.size, spec.align_corners)
     bounded = grid is not None
     if grid is None:
-        grid = spec.transform.grid(theta, spec.size, spec.align_corners)
+        grid = spec.transform.grid_of(theta, spec.size, spec.align_corners)
     if grid.shape[0] != image.shape[0]:
         grid = grid.expand(image.shape[0], -1, -1, -1)
     options = spec.mode, spec.padding_mode, spec.align_corners

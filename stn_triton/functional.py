@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .ops import warp
 from .spec import MODES, PADDING_MODES, WarpSpec
-from .transforms import TRANSFORMS, Flow, Transform, find_transform
+from .transforms import TRANSFORMS, Flow, FreeThinPlateSpline, ThinPlateSpline, Transform, find_transform
 
 UNITS = ("pixels", "normalised")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -160,6 +160,58 @@ def _flow(channels_first: bool, image_size: tuple[int, int] | None) -> Flow:
     return Flow(channels_first=channels_first, image_size=image_size)
 
 
+def tps_sample(
+    image: Tensor,
+    theta: Tensor,
+    size: Sequence[int] | None = None,
+    *,
+    control_points: Any = None,
+    lam: float = 0.0,
+    check: bool = False,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool = False,
+) -> Tensor:
+    r"""Warps an image by a thin plate spline (Bookstein, 1989), the paper's most flexible transformation.
+
+    out at (x, y) is the image at :math:`(u, v) = (x, y) + a + A\,(x, y)^T + \sum_k c_k\,\varphi(|(x, y) - p_k|)` with
+    :math:`\varphi(r) = r^2 \log r^2`: the smoothest map that takes the control points p to theta. With theta the
+    control points it is the identity.
+
+    Args:
+        image: (N, C, H, W).
+        theta: (N, K, 2): where the control points lie in the image, (u, v) normalised; or (1, K, 2) for the whole
+            batch; or (N, M, K, 2).
+        control_points: K points of the output, (x, y) normalised, at least 3 and not all on one line. None: the 4 x 4
+            grid over [-1, 1] x [-1, 1], row by row. Constants, (K, 2): numbers, an array, or a tensor that needs no
+            gradient, which is read back from a GPU at every call; a `ThinPlateSpline` in `transform_sample` is made
+            once. Of each sample and with gradients: a tensor (N, K, 2) or (1, K, 2), for M transforms (N, M, K, 2).
+        lam: regularisation, added to the diagonal of the spline's matrix: 0 goes through theta exactly; the larger,
+            the closer to the best affine map.
+        check: wait for the device and raise ValueError where points of a sample are all on one line or two in one
+            place. Else such samples give zeros, and no gradient.
+        size, mode, padding_mode, align_corners: as in `affine_sample`, like dtypes, convention, result and errors.
+    """
+    check_tensor("theta", theta)
+    options = dict(mode=mode, padding_mode=padding_mode, align_corners=align_corners)
+    free = isinstance(control_points, Tensor) and (control_points.dim() > 2 or control_points.requires_grad)
+    if not free:
+        if control_points is None and lam == 0:
+            return transform_sample("tps", image, theta, size, **options)
+        return transform_sample(ThinPlateSpline(control_points, lam), image, theta, size, **options)
+    check_tensor("control_points", control_points)
+    if theta.dim() < 2 or theta.shape[-1] != 2 or control_points.shape[-2:] != theta.shape[-2:]:
+        expected = f"expected shape (..., K, 2) like theta's {tuple(theta.shape)}"
+        raise ValueError(f"control_points: {expected}, got {tuple(control_points.shape)}")
+    if control_points.device != theta.device:
+        raise ValueError(f"control_points: expected theta's device {theta.device}, got {control_points.device}")
+    spline = FreeThinPlateSpline(theta.shape[-2], lam)
+    both = torch.cat(torch.broadcast_tensors(*theta, control_points), -1)
+    if check and bool(spline.is_singular(both).any()):
+        raise ValueError("control_points: expected points of a sample not on one line and not in one place, got such")
+    return transform_sample(spline, image, both, size, **options)
+
+
 def transform_sample(
     transform: str | Transform,
     image: Tensor,
@@ -190,7 +242,8 @@ def transform_sample(
     check_choice("mode", mode, MODES)
     check_choice("padding_mode", padding_mode, PADDING_MODES)
     align_corners = check_bool("align_corners", align_corners)
-    return warp(WarpSpec(transform, mode, padding_mode, align_corners, hw, transforms), image, theta)
+    spec = WarpSpec(transform, mode, padding_mode, align_corners, hw, transforms)
+    return warp(spec, image, transform.coefficients(theta))
 
 
 def warmup(

@@ -92,7 +92,7 @@ def backward(
     partials = None
     if needs_theta:
         partials = torch.empty(plan.shape, dtype=compute, device=like.device)
-        if not (reads_image and d_out.numel()):
+        if spec.transform.partials_add_up or not (reads_image and d_out.numel()):
             partials.zero_()
     if d_out.numel() and (needs_image or reads_image):
         # The kernel neither reads nor writes what is not needed: d_out stands in for it.

@@ -67,7 +67,8 @@ def plan_backward(
     samples, channels = samples_of(spec, like.shape[0]), like.shape[1]
     unit, vector = neighbours(*(tensor for tensor in (d_out, image, d_image) if tensor))
     config = _config(False, channels, spec, unit, vector)
-    blocks = cut(config, samples, channels, spec.size, vector)
+    most = spec.transform.most_programs if image else None
+    blocks = cut(config, samples, channels, spec.size, vector, most)
     transform, read, added = spec.transform, image or d_out, d_image or d_out
     args = (
         *like.shape[1:], *spec.size, *_flat(blocks),

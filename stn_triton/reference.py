@@ -258,6 +258,58 @@ def projective_grid_backward(
     return d_matrix if np.ndim(theta) == 3 else d_matrix.reshape(-1, 9)[:, :8]
 
 
+def _spline_basis(xy: Array, points: Array) -> Array:
+    """(..., K + 3): phi(|xy - p_k|) with phi(r) = r^2 log r^2, then 1, x, y."""
+    r2 = ((xy[..., None, :] - points) ** 2).sum(-1)
+    phi = r2 * np.log(np.where(r2 > 0, r2, 1))
+    return np.concatenate([phi, np.ones_like(xy[..., :1]), xy], -1)
+
+
+def _spline_system(points: Array, lam: float) -> Array:
+    """(K + 3, K): from values at the control points to the coefficients of `_spline_basis` that interpolate them."""
+    above = _spline_basis(points, points)
+    above[:, : len(points)] += lam * np.eye(len(points))
+    linear = np.concatenate([above[:, len(points) :].T, np.zeros((3, 3))], 1)
+    return np.linalg.inv(np.concatenate([above, linear]))[:, : len(points)]
+
+
+def tps_grid(
+    theta: ArrayLike,
+    size: tuple[int, int],
+    align_corners: bool = False,
+    control_points: ArrayLike | None = None,
+    lam: float = 0.0,
+) -> Array:
+    """The thin plate spline that takes control points (K, 2), by default the 4 x 4 grid, to theta (N, K, 2)."""
+    points = _four_by_four() if control_points is None else np.asarray(control_points, np.float64)
+    basis = _spline_basis(_homogeneous(size, align_corners)[..., :2], points)
+    return np.einsum("hwb,bk,nkr->nhwr", basis, _spline_system(points, lam), np.asarray(theta, np.float64))
+
+
+def tps_grid_backward(
+    d_grid: Array,
+    theta: ArrayLike,
+    size: tuple[int, int],
+    align_corners: bool = False,
+    control_points: ArrayLike | None = None,
+    lam: float = 0.0,
+    *,
+    magnitude: bool = False,
+) -> Array:
+    """d_theta of `tps_grid`."""
+    points = _four_by_four() if control_points is None else np.asarray(control_points, np.float64)
+    basis = _spline_basis(_homogeneous(size, align_corners)[..., :2], points)
+    system = _spline_system(points, lam)
+    if magnitude:
+        basis, system = np.abs(basis), np.abs(system)
+    return np.einsum("nhwr,hwb,bk->nkr", d_grid, basis, system, optimize=True)
+
+
+def _four_by_four() -> Array:
+    y, x = np.meshgrid(*[np.linspace(-1, 1, 4)] * 2, indexing="ij")
+    return np.stack([x, y], -1).reshape(-1, 2)
+
+
 def flow_grid(theta: ArrayLike, size: tuple[int, int], align_corners: bool = False) -> Array:
     """(u, v) = (x, y) + theta: displacements (N, h, w, 2) in normalised coordinates."""
     return _homogeneous(size, align_corners)[..., :2] + np.asarray(theta, np.float64)
@@ -273,6 +325,7 @@ GRIDS = {
     "affine": (affine_grid, affine_grid_backward),
     "projective": (projective_grid, projective_grid_backward),
     "homography": (projective_grid, projective_grid_backward),
+    "tps": (tps_grid, tps_grid_backward),
     "flow": (flow_grid, flow_grid_backward),
 }
 

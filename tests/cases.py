@@ -72,6 +72,15 @@ def _torch_projective(theta, size, align_corners):
     return _torch_homography(F.pad(theta, (0, 1), value=1).unflatten(1, (3, 3)), size, align_corners)
 
 
+def _torch_spline(theta, size, align_corners):
+    """The usual way: a constant inverse and a constant basis, made in float64, and two products."""
+    points = reference._four_by_four()
+    to_weights = torch.tensor(reference._spline_system(points, 0.0), dtype=theta.dtype)
+    xy = reference._homogeneous(size, align_corners)[..., :2]
+    basis = torch.tensor(reference._spline_basis(xy, points), dtype=theta.dtype)
+    return torch.einsum("hwb,nbr->nhwr", basis, torch.einsum("bk,nkr->nbr", to_weights, theta))
+
+
 def _homographies(rng, n, size):
     """The whole output in front of the camera, whichever sign."""
     matrix = np.eye(3) * [1.2, 1.2, 1] + np.array([[0.3], [0.3], [0.15]]) * rng.uniform(-1, 1, (n, 3, 3))
@@ -104,6 +113,12 @@ TRANSFORM_CASES = {
             _torch_projective,
         ),
         _by_theta("homography", _homographies, stn_triton.projective_sample, _torch_homography),
+        _by_theta(
+            "tps",
+            lambda rng, n, size: 1.1 * reference._four_by_four() + rng.uniform(-0.3, 0.3, (n, 16, 2)),
+            stn_triton.tps_sample,
+            _torch_spline,
+        ),
         _by_theta(
             "flow",
             lambda rng, n, size: rng.uniform(-0.7, 0.7, (n, *size, 2)),

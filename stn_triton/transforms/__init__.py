@@ -6,6 +6,7 @@ from .base import Transform
 from .dense import Dense
 from .flow import Flow
 from .projective import Homography, Projective
+from .thin_plate_spline import FreeThinPlateSpline, ThinPlateSpline
 
 TRANSFORMS: dict[str, Transform] = {
     transform.name: transform
@@ -14,6 +15,7 @@ TRANSFORMS: dict[str, Transform] = {
         Affine(),
         Projective(),
         Homography(),
+        ThinPlateSpline(),
         Dense(),
         Flow(),
     )
@@ -36,8 +38,10 @@ __all__ = [
     "Attention",
     "Dense",
     "Flow",
+    "FreeThinPlateSpline",
     "Homography",
     "Projective",
+    "ThinPlateSpline",
     "Transform",
     "find_transform",
 ]

@@ -46,6 +46,10 @@ class Transform(ABC):
     #: v are monotone in x and in y, every rounding included: between points inside the image lie none outside.
     monotone: ClassVar[bool] = False
     start: ClassVar[Any]
+    #: ``adjoint`` adds to the buffer that ``store`` completes, which then begins as zeros.
+    partials_add_up: ClassVar[bool] = False
+    #: Programs that may share a sample where each has a large part of the buffer.
+    most_programs: ClassVar[int | None] = None
     adjoint: Any
     store: ClassVar[Any]
 
@@ -80,9 +84,13 @@ class Transform(ABC):
     def bounded_grid(self, theta: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor | None:
         """`grid`, in a transform's fastest form, if it is known to be `torch_sampler.is_bounded`; None if it is not.
 
-        theta is float32 at least. Where bounded parameters do not make a bounded grid, this is overridden.
+        theta is what `coefficients` gives, float32 at least. Where bounded parameters do not make a bounded grid, this is overridden.
         """
         return self.grid(theta, size, align_corners) if is_bounded(theta) else None
+
+    def grid_of(self, coefficients: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
+        """`grid` from what `coefficients` gives."""
+        return self.grid(coefficients, size, align_corners)
 
     @abstractmethod
     def points(self, theta: Tensor, xy: Tensor, align_corners: bool = False) -> Tensor:

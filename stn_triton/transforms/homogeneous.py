@@ -32,7 +32,7 @@ def bounded_forms_over_grid(rows: Tensor, size: tuple[int, int], align_corners: 
 
     Two thin products, the fastest form on a CPU, both ways. The zeros in the bases would make NaN of an infinity.
     """
-    if sum(size) > LONGEST_BASES or not _products_are_exact(rows.device):
+    if sum(size) > LONGEST_BASES or not products_are_exact(rows.device):
         return forms_over_grid(rows, size, align_corners)
     batch, count, (h, w) = rows.shape[0], rows.shape[1], size
     by_row, by_column = _bases(count, h, w, align_corners, rows.dtype)
@@ -41,7 +41,7 @@ def bounded_forms_over_grid(rows: Tensor, size: tuple[int, int], align_corners: 
     return of_pixels.view(batch, h, w, count)
 
 
-def _products_are_exact(device: torch.device) -> bool:
+def products_are_exact(device: torch.device) -> bool:
     """Whether matrix products are not computed in reduced precision (TF32, bfloat16, autocast); unknown off the CPU."""
     if device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return False

@@ -1,0 +1,386 @@
+"""Thin plate spline: (u, v) = (x, y) + d(x, y), the smoothest displacement that takes control points to theta.
+
+d = a + A (x, y) + sum over k of c_k phi(|(x, y) - p_k|) with phi(r) = r^2 log r^2 (Bookstein, 1989), a displacement, so
+that the identity is exact. The coefficients are linear in theta: a small system of control points, solved on the host
+in float64. The kernels read (K + 3, 4) of each sample: (c_k, p_k) row by row, then a and the two columns of A.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..kernels.coordinates import finite
+from ..kernels.language import constexpr, jit, tl
+from ..torch_sampler import is_bounded
+from .homogeneous import products_are_exact
+from .base import Transform, narrowed, target_axis, widened
+
+#: Points times control points evaluated at once by torch: a megabyte or two in the innermost cache.
+CHUNK = 2**18
+
+# --- device -----------------------------------------------------------------------------------------------
+
+
+@jit
+def squared_distance(x, y, p_x, p_y):
+    """r^2, and log2 of it or of the least number of its kind: r^2 log2 r^2 is 0 at a control point."""
+    to_x, to_y = x - p_x, y - p_y
+    r2 = tl.fma(to_x, to_x, to_y * to_y)
+    least: constexpr = 2.2250738585072014e-308 if r2.dtype == tl.float64 else 1.1754943508222875e-38
+    return r2, tl.log2(tl.where(r2 > least, r2, least))
+
+
+@jit
+def spline_load(theta, strides, sizes, axes, ACC: constexpr, INDEX: constexpr):
+    """The affine part, and where the others lie, which are read in turn at every pixel: (K + 3, 4) without gaps."""
+    count = sizes[0] - 3
+    last = theta + 4 * count
+    return (
+        theta, count,
+        tl.load(last).to(ACC), tl.load(last + 4).to(ACC), tl.load(last + 8).to(ACC),
+        tl.load(last + 1).to(ACC), tl.load(last + 5).to(ACC), tl.load(last + 9).to(ACC),
+    )  # fmt: skip
+
+
+@jit
+def spline_source(state, row, column, live, x, y, axes):
+    """The displaced point, in pixels; where it is not finite it reads nothing."""
+    theta, count, a_1, a_x, a_y, b_1, b_x, b_y = state
+    axis_x, axis_y = axes
+    half_x, centre_x, ratio_x, pitch_x, _, _ = axis_x
+    half_y, centre_y, ratio_y, pitch_y, _, _ = axis_y
+    target_x, target_y = x * pitch_x, y * pitch_y
+    sum_x, sum_y = target_x * 0, target_y * 0
+    for k in range(count):
+        c = theta + 4 * k
+        p_x, p_y = tl.load(c + 2).to(half_x.dtype), tl.load(c + 3).to(half_x.dtype)
+        r2, log = squared_distance(target_x, target_y, p_x, p_y)
+        phi = r2 * log
+        sum_x = tl.fma(tl.load(c).to(half_x.dtype), phi, sum_x)
+        sum_y = tl.fma(tl.load(c + 1).to(half_x.dtype), phi, sum_y)
+    ln2: constexpr = 0.6931471805599453
+    ln2 = tl.full([], ln2, half_x.dtype)
+    d_x = tl.fma(sum_x, ln2, tl.fma(a_x, target_x, tl.fma(a_y, target_y, a_1)))
+    d_y = tl.fma(sum_y, ln2, tl.fma(b_x, target_x, tl.fma(b_y, target_y, b_1)))
+    u, v = tl.fma(d_x, half_x, tl.fma(ratio_x, x, centre_x)), tl.fma(d_y, half_y, tl.fma(ratio_y, y, centre_y))
+    return u, v, finite(live, u, v)
+
+
+@jit
+def spline_start(shape: constexpr, ACC: constexpr):
+    """Four sums per lane for the affine part; x stays the same on its way down the rows."""
+    zero = tl.zeros(shape, ACC)
+    return zero, zero, zero, zero
+
+
+@jit
+def spline_adjoint_of(partial, state, d_theta, x, y, d_u, d_v, axes, WIDTH: constexpr):
+    """Adds a tile's d_u, d_u y, d_v, d_v y to the lanes' sums, and d_u phi_k, d_v phi_k, summed over the tile, to the
+    program's own (K + 3, WIDTH); WIDTH 4: d_p_k too.
+    """
+    theta, count = state[0], state[1]
+    sum_u, sum_uy, sum_v, sum_vy = partial
+    axis_x, axis_y = axes
+    half_x, _, _, pitch_x, _, _ = axis_x
+    half_y, _, _, pitch_y, _, _ = axis_y
+    BLOCK: constexpr = 16
+    block = d_theta + tl.program_id(0).to(tl.int64) * (count + 3) * WIDTH
+    ln2: constexpr = 0.6931471805599453
+    ln2 = tl.full([], ln2, half_x.dtype)
+    target_x, target_y = tl.trans(x * pitch_x), tl.trans(y * pitch_y)  # (1, pixels)
+    d_x, d_y = tl.trans(d_u * (half_x * ln2)), tl.trans(d_v * (half_y * ln2))
+    for first in range(0, count, BLOCK):
+        k = first + tl.arange(0, BLOCK)[:, None]
+        known = k < count
+        c = theta + 4 * k
+        p_x = tl.load(c + 2, mask=known, other=0.0).to(half_x.dtype)
+        p_y = tl.load(c + 3, mask=known, other=0.0).to(half_x.dtype)
+        r2, log = squared_distance(target_x, target_y, p_x, p_y)
+        phi = r2 * log
+        place = block + k * WIDTH
+        tl.store(place, tl.load(place, mask=known) + tl.sum(phi * d_x, 1, keep_dims=True), mask=known)
+        tl.store(place + 1, tl.load(place + 1, mask=known) + tl.sum(phi * d_y, 1, keep_dims=True), mask=known)
+        if WIDTH == 4:  # d phi / d p = -2 (log r^2 + 1) (x - p)
+            c_x = tl.load(c, mask=known, other=0.0).to(half_x.dtype)
+            c_y = tl.load(c + 1, mask=known, other=0.0).to(half_x.dtype)
+            slope = tl.fma(d_x, c_x, d_y * c_y) * (-2 * (log + 1 / ln2))
+            d_p_x, d_p_y = slope * (target_x - p_x), slope * (target_y - p_y)
+            tl.store(place + 2, tl.load(place + 2, mask=known) + tl.sum(d_p_x, 1, keep_dims=True), mask=known)
+            tl.store(place + 3, tl.load(place + 3, mask=known) + tl.sum(d_p_y, 1, keep_dims=True), mask=known)
+    tl.debug_barrier()  # the next tile's sums are read by lanes that did not write them
+    return sum_u + d_u, tl.fma(d_u, y, sum_uy), sum_v + d_v, tl.fma(d_v, y, sum_vy)
+
+
+@jit
+def spline_adjoint(partial, state, d_theta, part, row, column, live, x, y, sizes, d_u, d_v, axes):
+    """Without gradients of the control points."""
+    return spline_adjoint_of(partial, state, d_theta, x, y, d_u, d_v, axes, 2)
+
+
+@jit
+def free_adjoint(partial, state, d_theta, part, row, column, live, x, y, sizes, d_u, d_v, axes):
+    """With gradients of the control points."""
+    return spline_adjoint_of(partial, state, d_theta, x, y, d_u, d_v, axes, 4)
+
+
+@jit
+def spline_store_of(partial, state, d_theta, x, axes, WIDTH: constexpr):
+    """The affine part of the gradient: sums of (d_u, d_v) times 1, x, y, in the last three rows."""
+    sum_u, sum_uy, sum_v, sum_vy = partial
+    count = state[1]
+    axis_x, axis_y = axes
+    half_x, _, _, pitch_x, _, _ = axis_x
+    half_y, _, _, pitch_y, _, _ = axis_y
+    block = d_theta + (tl.program_id(0).to(tl.int64) * (count + 3) + count) * WIDTH
+    tl.store(block, tl.sum(sum_u) * half_x)
+    tl.store(block + 1, tl.sum(sum_v) * half_y)
+    tl.store(block + WIDTH, tl.sum(sum_u * x) * (half_x * pitch_x))
+    tl.store(block + WIDTH + 1, tl.sum(sum_v * x) * (half_y * pitch_x))
+    tl.store(block + 2 * WIDTH, tl.sum(sum_uy) * (half_x * pitch_y))
+    tl.store(block + 2 * WIDTH + 1, tl.sum(sum_vy) * (half_y * pitch_y))
+
+
+@jit
+def spline_store(partial, state, d_theta, x, axes):
+    """Without gradients of the control points."""
+    spline_store_of(partial, state, d_theta, x, axes, 2)
+
+
+@jit
+def free_store(partial, state, d_theta, x, axes):
+    """With gradients of the control points."""
+    spline_store_of(partial, state, d_theta, x, axes, 4)
+
+
+# --- host -------------------------------------------------------------------------------------------------
+
+
+class _Spline(Transform):
+    """What both splines share: everything from the coefficients on."""
+
+    load, source = spline_load, spline_source
+    start = spline_start
+    partials_add_up = True
+    most_programs = 64
+    width: int  #: columns of a program's gradient
+    count: int  #: K
+
+    def coefficients(self, theta: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def grid(self, theta, size, align_corners=False):
+        self.check_theta(theta, size)
+        if theta.element_size() < 4:  # a half type: computed in float32, rounded once
+            return self.grid(theta.float(), size, align_corners).to(theta.dtype)
+        return self._grid(self.coefficients(theta), size, align_corners)
+
+    def bounded_grid(self, theta, size, align_corners=False):
+        """Of coefficients."""
+        grid = self._grid(theta, size, align_corners)
+        return grid if is_bounded(grid) else None
+
+    def grid_of(self, coefficients, size, align_corners):
+        return self._grid(coefficients, size, align_corners)
+
+    def _grid(self, coefficients: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+        y, x = (target_axis(n, align_corners, coefficients) for n in size)
+        xy = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).view(-1, 2)
+        return (xy + self._displacement(coefficients, xy)).unflatten(1, size)
+
+    def points(self, theta, xy, align_corners=False):
+        self.check_theta(theta, (1, 1))
+        theta, wide_xy = widened(theta, xy)
+        return narrowed(wide_xy + self._displacement(self.coefficients(theta), wide_xy), xy)
+
+    def _displacement(self, coefficients: Tensor, xy: Tensor) -> Tensor:
+        """(N, P, 2) of points (P, 2) or (N, P, 2), some at a time: their bases never lie in memory together."""
+        bases = 1 if self.width == 2 and xy.dim() == 2 else coefficients.shape[0]
+        step = max(1, CHUNK // max(1, self.count * bases))
+        if torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
+            parts = [
+                checkpoint(self._expand, coefficients, some, use_reentrant=False, preserve_rng_state=False)
+                for some in xy.split(step, -2)
+            ]
+        else:
+            parts = [self._expand(coefficients, some) for some in xy.split(step, -2)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    def _expand(self, coefficients: Tensor, xy: Tensor) -> Tensor:
+        """(N, P, 2): coefficients times the basis (..., K + 3, P) at points xy."""
+        weights, points = coefficients[..., :2].transpose(-1, -2), coefficients[:, :-3, 2:]
+        if self.width == 2 and xy.dim() == 2:
+            points = points[0].detach()  # those of all samples
+        x, y = xy.unbind(-1)
+        phi = _phi(xy, points)
+        linear = torch.stack([torch.ones_like(x), x, y], -2).expand(*phi.shape[:-2], -1, -1)
+        basis = torch.cat([phi, linear], -2)
+        if products_are_exact(xy.device):
+            return torch.matmul(weights, basis).transpose(-1, -2)
+        return (weights[..., None] * basis[..., None, :, :]).sum(-2).transpose(-1, -2)
+
+    def partials_shape(self, batch, channel_blocks, tiles, size):
+        return (batch, channel_blocks * tiles, self.count + 3, self.width)
+
+    def sum_partials(self, partials):
+        return F.pad(partials.sum(1), (0, 4 - self.width))
+
+
+class ThinPlateSpline(_Spline):
+    """theta (N, K, 2): where K fixed control points of the output lie in the image, (u, v).
+
+    Args:
+        control_points: (K, 2), (x, y) normalised, K at least 3: numbers, an array or a tensor. None: the 4 x 4 grid over
+            [-1, 1] x [-1, 1], row by row.
+        lam: regularisation, added to the diagonal of the spline's matrix: 0 goes through theta exactly; the larger,
+            the closer to the affine map that fits best.
+
+    Raises:
+        ValueError: control points of another shape, not finite, all on one line, or two in one place; lam negative.
+    """
+
+    name = "tps"
+    layout = "(N, K, 2)"
+    adjoint, store = spline_adjoint, spline_store
+    width = 2
+
+    def __init__(self, control_points: Any = None, lam: float = 0.0) -> None:
+        self.control_points = _checked_points(control_points)
+        self.lam = _checked_lam(lam)
+        self.count = len(self.control_points)
+        self._solved: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
+
+    def __repr__(self) -> str:
+        return f"ThinPlateSpline(K={self.count}, lam={self.lam:g})"
+
+    def parameter_shape(self, size):
+        return (self.count, 2)
+
+    def identity(self, size=(1, 1), *, align_corners=False, dtype=None, device=None):
+        return torch.tensor(self.control_points, dtype=dtype or torch.get_default_dtype(), device=device)
+
+    def coefficients(self, theta):
+        wide, exact = torch.promote_types(theta.dtype, torch.float32), _solving_dtype(theta.device)
+        inverse, points = self._constants(exact, theta.device)
+        # Of the points as theta's dtype holds them, so that the identity's are exactly 0.
+        displacement = theta.to(wide) - points.to(theta.dtype)
+        weights = (inverse @ displacement.to(exact)).to(wide)
+        return torch.cat([weights, F.pad(points.to(wide), (0, 0, 0, 3)).expand(weights.shape)], -1)
+
+    def _constants(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+        """(K + 3, K): from displacements of the control points to coefficients; and those points."""
+        if (dtype, device) not in self._solved:
+            with torch.inference_mode(False):
+                points = torch.tensor(self.control_points, dtype=torch.float64)
+                inverse = torch.linalg.inv(spline_matrix(points, self.lam))[:, : self.count]
+                self._solved[dtype, device] = inverse.to(device, dtype), points.to(device, dtype)
+        return self._solved[dtype, device]
+
+
+class FreeThinPlateSpline(_Spline):
+    """theta (N, K, 4): K control points with gradients of their own: (u, v) in the image, then (x, y) in the output.
+
+    Points of a sample that are all on one line, or of which two lie in one place, determine no spline: it gives NaN,
+    which reads nothing and gets no gradient.
+
+    Args:
+        count: K, at least 3.
+        lam: as in `ThinPlateSpline`.
+    """
+
+    name = "free_tps"
+    layout = "(N, K, 4)"
+    adjoint, store = free_adjoint, free_store
+    width = 4
+
+    def __init__(self, count: int, lam: float = 0.0) -> None:
+        if count < 3:
+            raise ValueError(f"count: expected at least 3 control points, got {count}")
+        self.count, self.lam = count, _checked_lam(lam)
+
+    def __repr__(self) -> str:
+        return f"FreeThinPlateSpline({self.count}, lam={self.lam:g})"
+
+    def parameter_shape(self, size):
+        return (self.count, 4)
+
+    def identity(self, size=(1, 1), *, align_corners=False, dtype=None, device=None):
+        raise ValueError("identity: expected control points to be given; every (x, y, x, y) is one")
+
+    def coefficients(self, theta):
+        wide = theta.to(torch.promote_types(theta.dtype, torch.float32))
+        exact = _solving_dtype(theta.device)
+        points, displacement = wide[..., 2:], wide[..., :2] - wide[..., 2:]
+        ok = ~self.is_singular(theta)[..., None, None]
+        one = torch.eye(self.count + 3, dtype=exact, device=theta.device)
+        matrix = torch.where(ok, spline_matrix(points.to(exact), self.lam), one)
+        right = F.pad(displacement.to(exact), (0, 0, 0, 3)).masked_fill(~ok, 0)
+        weights, _ = torch.linalg.solve_ex(matrix, right)
+        missing = torch.zeros_like(one[:, :2])
+        missing[self.count] = torch.nan  # of the constant term alone: no gradient meets it
+        weights = torch.where(ok, weights, missing).to(wide.dtype)
+        points = torch.where(ok, points, 0)
+        return torch.cat([weights, F.pad(points, (0, 0, 0, 3))], -1)
+
+
+    def is_singular(self, theta: Tensor) -> Tensor:
+        """(N,): whether a sample's control points determine no spline, to the rounding of theta. On theta's device."""
+        points = theta.detach()[..., 2:].to(_solving_dtype(theta.device))
+        matrix = spline_matrix(points, self.lam)
+        factors, _, _ = torch.linalg.lu_factor_ex(matrix.nan_to_num(0.0, 0.0, 0.0))
+        pivots = factors.diagonal(dim1=-2, dim2=-1).abs()
+        nothing = torch.finfo(torch.promote_types(theta.dtype, torch.float32)).eps * pivots.amax(-1)
+        return (pivots.amin(-1) <= nothing) | ~matrix.isfinite().flatten(-2).all(-1)
+
+
+def spline_matrix(points: Tensor, lam: float) -> Tensor:
+    """[[phi + lam I, P], [P^T, 0]] with rows (1, x, y) of P: (..., K + 3, K + 3) of points (..., K, 2)."""
+    one = torch.ones_like(points[..., :1])
+    diagonal = lam * torch.eye(points.shape[-2], dtype=points.dtype, device=points.device)
+    linear = torch.cat([one, points], -1)
+    above = torch.cat([_phi(points, points) + diagonal, linear], -1)
+    return torch.cat([above, F.pad(linear.transpose(-1, -2), (0, 3))], -2)
+
+
+def _phi(xy: Tensor, points: Tensor) -> Tensor:
+    """phi(|xy - p|), (..., K, P); 0, like its derivative, at r = 0."""
+    to_x = xy[..., None, :, 0] - points[..., :, None, 0]
+    to_y = xy[..., None, :, 1] - points[..., :, None, 1]
+    r2 = (to_x * to_x + to_y * to_y).clamp(min=torch.finfo(xy.dtype).tiny)
+    return r2 * r2.log()
+
+
+def _checked_lam(lam: Any) -> float:
+    if not 0 <= float(lam) < float("inf"):
+        raise ValueError(f"lam: expected a finite number of at least 0, got {lam!r}")
+    return float(lam)
+
+
+def _checked_points(points: Any) -> tuple[tuple[float, float], ...]:
+    """As numbers; the 4 x 4 grid for None."""
+    if points is None:
+        axis = np.linspace(-1, 1, 4)
+        points = [(x, y) for y in axis for x in axis]
+    elif isinstance(points, Tensor):
+        points = points.detach().cpu().double().numpy()
+    array = np.asarray(points, np.float64)
+    if array.ndim != 2 or array.shape[1] != 2 or len(array) < 3:
+        raise ValueError(f"control_points: expected shape (K, 2) with K at least 3, got {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError("control_points: expected finite numbers, got others")
+    if len(np.unique(array, axis=0)) < len(array):
+        raise ValueError("control_points: expected all of them to differ, got two in one place")
+    spread = np.linalg.svd(array - array.mean(0), compute_uv=False)
+    if spread[1] <= 1e-7 * spread[0]:
+        raise ValueError("control_points: expected points that are not all on one line, got such")
+    return tuple((float(x), float(y)) for x, y in array)
+
+
+def _solving_dtype(device: torch.device) -> torch.dtype:
+    """float64 but where there is none; besides, no setting reduces the precision of its products."""
+    return torch.float32 if device.type == "mps" else torch.float64
