@@ -134,8 +134,8 @@ def flow_sample(
             distance of its outer pixel centres).
         channels_first: which of the two shapes flow has.
         mode, padding_mode, align_corners: as in `affine_sample`, like dtypes, convention, result and errors. Where the
-            sizes are equal align_corners matters to normalised units, to reflection and to axes of one pixel, which have
-            no extent with it: displacements along them do nothing.
+            sizes are equal align_corners matters to normalised units, to reflection and to axes of one pixel, which
+            have no extent with it: displacements along them do nothing.
     """
     check_choice("units", units, UNITS)
     check_image("image", image)
@@ -193,23 +193,30 @@ def tps_sample(
         size, mode, padding_mode, align_corners: as in `affine_sample`, like dtypes, convention, result and errors.
     """
     check_tensor("theta", theta)
-    options = dict(mode=mode, padding_mode=padding_mode, align_corners=align_corners)
-    free = isinstance(control_points, Tensor) and (control_points.dim() > 2 or control_points.requires_grad)
-    if not free:
-        if control_points is None and lam == 0:
-            return transform_sample("tps", image, theta, size, **options)
-        return transform_sample(ThinPlateSpline(control_points, lam), image, theta, size, **options)
+    spline: Transform
+    if isinstance(control_points, Tensor) and (control_points.dim() > 2 or control_points.requires_grad):
+        theta = _with_control_points(theta, control_points)
+        spline = FreeThinPlateSpline(theta.shape[-2], lam)
+        if check and bool(spline.is_singular(theta).any()):
+            raise ValueError(
+                "control_points: expected points of a sample not on one line and not in one place, got such"
+            )
+    else:
+        spline = TRANSFORMS["tps"] if control_points is None and lam == 0 else ThinPlateSpline(control_points, lam)
+    return transform_sample(
+        spline, image, theta, size, mode=mode, padding_mode=padding_mode, align_corners=align_corners
+    )
+
+
+def _with_control_points(theta: Tensor, control_points: Tensor) -> Tensor:
+    """theta of `FreeThinPlateSpline`, (..., K, 4)."""
     check_tensor("control_points", control_points)
     if theta.dim() < 2 or theta.shape[-1] != 2 or control_points.shape[-2:] != theta.shape[-2:]:
         expected = f"expected shape (..., K, 2) like theta's {tuple(theta.shape)}"
         raise ValueError(f"control_points: {expected}, got {tuple(control_points.shape)}")
     if control_points.device != theta.device:
         raise ValueError(f"control_points: expected theta's device {theta.device}, got {control_points.device}")
-    spline = FreeThinPlateSpline(theta.shape[-2], lam)
-    both = torch.cat(torch.broadcast_tensors(*theta, control_points), -1)
-    if check and bool(spline.is_singular(both).any()):
-        raise ValueError("control_points: expected points of a sample not on one line and not in one place, got such")
-    return transform_sample(spline, image, both, size, **options)
+    return torch.cat(torch.broadcast_tensors(theta, control_points), -1)
 
 
 def transform_sample(

@@ -68,6 +68,8 @@ def plan_backward(
     unit, vector = neighbours(*(tensor for tensor in (d_out, image, d_image) if tensor))
     config = _config(False, channels, spec, unit, vector)
     most = spec.transform.most_programs if image else None
+    if most is not None:
+        config = config._replace(unroll=1)  # a long adjoint is written out once
     blocks = cut(config, samples, channels, spec.size, vector, most)
     transform, read, added = spec.transform, image or d_out, d_image or d_out
     args = (

@@ -84,7 +84,8 @@ class Transform(ABC):
     def bounded_grid(self, theta: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor | None:
         """`grid`, in a transform's fastest form, if it is known to be `torch_sampler.is_bounded`; None if it is not.
 
-        theta is what `coefficients` gives, float32 at least. Where bounded parameters do not make a bounded grid, this is overridden.
+        theta is what `coefficients` gives, float32 at least. Where bounded ones do not make a bounded
+        grid, this is overridden.
         """
         return self.grid(theta, size, align_corners) if is_bounded(theta) else None
 

@@ -18,8 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from ..kernels.coordinates import finite
 from ..kernels.language import constexpr, jit, tl
 from ..torch_sampler import is_bounded
-from .homogeneous import products_are_exact
 from .base import Transform, narrowed, target_axis, widened
+from .homogeneous import products_are_exact
 
 #: Points times control points evaluated at once by torch: a megabyte or two in the innermost cache.
 CHUNK = 2**18
@@ -89,14 +89,14 @@ def spline_adjoint_of(partial, state, d_theta, x, y, d_u, d_v, axes, WIDTH: cons
     axis_x, axis_y = axes
     half_x, _, _, pitch_x, _, _ = axis_x
     half_y, _, _, pitch_y, _, _ = axis_y
-    BLOCK: constexpr = 16
+    BLOCK: constexpr = 4  # sixteen would spill
     block = d_theta + tl.program_id(0).to(tl.int64) * (count + 3) * WIDTH
     ln2: constexpr = 0.6931471805599453
     ln2 = tl.full([], ln2, half_x.dtype)
-    target_x, target_y = tl.trans(x * pitch_x), tl.trans(y * pitch_y)  # (1, pixels)
-    d_x, d_y = tl.trans(d_u * (half_x * ln2)), tl.trans(d_v * (half_y * ln2))
+    target_x, target_y = x * pitch_x, y * pitch_y
+    d_x, d_y = d_u * (half_x * ln2), d_v * (half_y * ln2)
     for first in range(0, count, BLOCK):
-        k = first + tl.arange(0, BLOCK)[:, None]
+        k = first + tl.arange(0, BLOCK)[None, :]
         known = k < count
         c = theta + 4 * k
         p_x = tl.load(c + 2, mask=known, other=0.0).to(half_x.dtype)
@@ -104,15 +104,15 @@ def spline_adjoint_of(partial, state, d_theta, x, y, d_u, d_v, axes, WIDTH: cons
         r2, log = squared_distance(target_x, target_y, p_x, p_y)
         phi = r2 * log
         place = block + k * WIDTH
-        tl.store(place, tl.load(place, mask=known) + tl.sum(phi * d_x, 1, keep_dims=True), mask=known)
-        tl.store(place + 1, tl.load(place + 1, mask=known) + tl.sum(phi * d_y, 1, keep_dims=True), mask=known)
+        tl.store(place, tl.load(place, mask=known) + tl.sum(phi * d_x, 0, keep_dims=True), mask=known)
+        tl.store(place + 1, tl.load(place + 1, mask=known) + tl.sum(phi * d_y, 0, keep_dims=True), mask=known)
         if WIDTH == 4:  # d phi / d p = -2 (log r^2 + 1) (x - p)
             c_x = tl.load(c, mask=known, other=0.0).to(half_x.dtype)
             c_y = tl.load(c + 1, mask=known, other=0.0).to(half_x.dtype)
             slope = tl.fma(d_x, c_x, d_y * c_y) * (-2 * (log + 1 / ln2))
             d_p_x, d_p_y = slope * (target_x - p_x), slope * (target_y - p_y)
-            tl.store(place + 2, tl.load(place + 2, mask=known) + tl.sum(d_p_x, 1, keep_dims=True), mask=known)
-            tl.store(place + 3, tl.load(place + 3, mask=known) + tl.sum(d_p_y, 1, keep_dims=True), mask=known)
+            tl.store(place + 2, tl.load(place + 2, mask=known) + tl.sum(d_p_x, 0, keep_dims=True), mask=known)
+            tl.store(place + 3, tl.load(place + 3, mask=known) + tl.sum(d_p_y, 0, keep_dims=True), mask=known)
     tl.debug_barrier()  # the next tile's sums are read by lanes that did not write them
     return sum_u + d_u, tl.fma(d_u, y, sum_uy), sum_v + d_v, tl.fma(d_v, y, sum_vy)
 
@@ -235,8 +235,8 @@ class ThinPlateSpline(_Spline):
     """theta (N, K, 2): where K fixed control points of the output lie in the image, (u, v).
 
     Args:
-        control_points: (K, 2), (x, y) normalised, K at least 3: numbers, an array or a tensor. None: the 4 x 4 grid over
-            [-1, 1] x [-1, 1], row by row.
+        control_points: (K, 2), (x, y) normalised, K at least 3: numbers, an array or a tensor. None: the 4 x 4 grid
+            over [-1, 1] x [-1, 1], row by row.
         lam: regularisation, added to the diagonal of the spline's matrix: 0 goes through theta exactly; the larger,
             the closer to the affine map that fits best.
 
@@ -315,18 +315,16 @@ class FreeThinPlateSpline(_Spline):
     def coefficients(self, theta):
         wide = theta.to(torch.promote_types(theta.dtype, torch.float32))
         exact = _solving_dtype(theta.device)
-        points, displacement = wide[..., 2:], wide[..., :2] - wide[..., 2:]
         ok = ~self.is_singular(theta)[..., None, None]
+        points = torch.where(ok, wide[..., 2:], 0)
+        displacement = torch.where(ok, wide[..., :2] - wide[..., 2:], 0)
         one = torch.eye(self.count + 3, dtype=exact, device=theta.device)
         matrix = torch.where(ok, spline_matrix(points.to(exact), self.lam), one)
-        right = F.pad(displacement.to(exact), (0, 0, 0, 3)).masked_fill(~ok, 0)
-        weights, _ = torch.linalg.solve_ex(matrix, right)
+        weights, _ = torch.linalg.solve_ex(matrix, F.pad(displacement.to(exact), (0, 0, 0, 3)))
         missing = torch.zeros_like(one[:, :2])
         missing[self.count] = torch.nan  # of the constant term alone: no gradient meets it
         weights = torch.where(ok, weights, missing).to(wide.dtype)
-        points = torch.where(ok, points, 0)
         return torch.cat([weights, F.pad(points, (0, 0, 0, 3))], -1)
-
 
     def is_singular(self, theta: Tensor) -> Tensor:
         """(N,): whether a sample's control points determine no spline, to the rounding of theta. On theta's device."""
