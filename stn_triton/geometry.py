@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .functional import check_bool, check_size, check_tensor
+from .checks import check_bool, check_size, check_tensor
 
 
 def as_matrix(theta: Tensor) -> Tensor:
