@@ -64,11 +64,11 @@ def check_count(name: str, value: Any) -> int:
     return number
 
 
-def check_size(size: Any, name: str = "size") -> tuple[int, int]:
-    """(h, w) as ints; raises TypeError unless whole numbers, ValueError unless two of them, at least 0."""
+def check_size(size: Any, name: str = "size", least: int = 0) -> tuple[int, int]:
+    """(h, w) as ints; raises TypeError unless whole numbers, ValueError unless two of them, none below ``least``."""
     numbers = whole_numbers(size, name)
-    if len(numbers) != 2 or min(numbers) < 0:
-        raise ValueError(f"{name}: expected (h, w) of at least 0, got {size!r}")
+    if len(numbers) != 2 or min(numbers) < least:
+        raise ValueError(f"{name}: expected (h, w) of at least {least}, got {size!r}")
     return numbers[0], numbers[1]
 
 

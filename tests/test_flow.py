@@ -128,6 +128,20 @@ def test_errors(change, message):
         flow_sample(torch.zeros(1, 1, H, W), **arguments)
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"channels_first": "x"}, TypeError, "channels_first: expected True or False, got 'x'"),
+        ({"image_size": (6,)}, ValueError, r"image_size: expected \(h, w\) of at least 1, got \(6,\)"),
+        ({"image_size": (0, 4)}, ValueError, r"image_size: expected \(h, w\) of at least 1, got \(0, 4\)"),
+        ({"image_size": 6}, TypeError, "image_size: expected a sequence of whole numbers, got 6"),
+    ],
+)
+def test_errors_of_the_object(options, error, message):
+    with pytest.raises(error, match=message):
+        Flow(**options)
+
+
 def test_what_flow_means_must_be_said():
     with pytest.raises(TypeError, match="units"):
         flow_sample(torch.zeros(1, 1, H, W), torch.zeros(1, H, W, 2), channels_first=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..checks import check_bool, check_size
 from ..kernels.coordinates import finite
 from ..kernels.language import constexpr, jit, tl
 from .base import narrowed, target_axis, widened
@@ -108,11 +109,11 @@ class Flow(Dense):
     source = flow_source
 
     def __init__(self, *, channels_first: bool = False, image_size: tuple[int, int] | None = None) -> None:
-        self.channels_first = channels_first
-        self.image_size = image_size
-        self.layout = "(N, 2, h, w)" if channels_first else Dense.layout
-        self.load = LOADS[channels_first, image_size is not None]
-        self.adjoint = flow_adjoint_first if channels_first else flow_adjoint
+        self.channels_first = check_bool("channels_first", channels_first)
+        self.image_size = None if image_size is None else check_size(image_size, "image_size", 1)
+        self.layout = "(N, 2, h, w)" if self.channels_first else Dense.layout
+        self.load = LOADS[self.channels_first, image_size is not None]
+        self.adjoint = flow_adjoint_first if self.channels_first else flow_adjoint
 
     def __repr__(self) -> str:
         return f"Flow(channels_first={self.channels_first}, image_size={self.image_size})"
