@@ -89,6 +89,16 @@ def test_grid_and_points(units, channels_first, align_corners):
     torch.testing.assert_close(transform.points(theta, xy, align_corners), truth.view(2, -1, 2))
 
 
+@notations
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_types_are_computed_in_float32_and_rounded_once(units, channels_first, dtype):
+    transform = Flow(channels_first=channels_first, image_size=(H, W) if units == "pixels" else None)
+    theta = written(torch.randn(2, *SIZE, 2), units, channels_first, False).to(dtype)
+    xy = torch.rand(7, 2) * 2 - 1
+    assert torch.equal(transform.grid(theta, SIZE), transform.grid(theta.float(), SIZE).to(dtype))
+    assert torch.equal(transform.points(theta, xy), transform.points(theta.float(), xy))
+
+
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection"])
 def test_an_axis_of_one_pixel(path, padding_mode, align_corners):

@@ -126,6 +126,8 @@ class Flow(Dense):
 
     def grid(self, theta, size, align_corners=False):
         self.check_theta(theta, size)
+        if theta.element_size() < 4:  # a half type: computed in float32, rounded once
+            return self.grid(theta.float(), size, align_corners).to(theta.dtype)
         displacement = self._displacement(theta, align_corners)
         y, x = (target_axis(n, align_corners, displacement) for n in size)
         return displacement + torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
@@ -133,8 +135,8 @@ class Flow(Dense):
     def points(self, theta, xy, align_corners=False):
         """Displacements between the stored ones are interpolated; beyond the outermost they stay."""
         self.check_theta(theta, tuple(theta.shape[2:] if self.channels_first else theta.shape[1:3]))
-        displacement, wide_xy = widened(self._displacement(theta, align_corners), xy)
-        return narrowed(wide_xy + interpolated(displacement, wide_xy, align_corners), xy)
+        theta, wide_xy = widened(theta, xy)
+        return narrowed(wide_xy + interpolated(self._displacement(theta, align_corners), wide_xy, align_corners), xy)
 
     def _displacement(self, theta: Tensor, align_corners: bool) -> Tensor:
         """(N, h, w, 2), normalised."""
