@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import operator
 import time
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from .checks import (
+    check_bool,
+    check_choice,
+    check_count,
+    check_dtype,
+    check_image,
+    check_size,
+    check_tensor,
+    whole_numbers,
+)
 from .ops import warp
 from .spec import MODES, PADDING_MODES, WarpSpec
 from .transforms import TRANSFORMS, Flow, FreeThinPlateSpline, ThinPlateSpline, Transform, find_transform
 
 UNITS = ("pixels", "normalised")
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def attention_sample(
@@ -298,7 +305,7 @@ def warmup(
     wide = theta_dtype or torch.promote_types(dtype, torch.float32)
     check_dtype("theta_dtype", wide)
     with torch.inference_mode(False), torch.enable_grad():
-        image = torch.zeros(_whole_numbers(shape), dtype=dtype, device=device)
+        image = torch.zeros(whole_numbers(shape), dtype=dtype, device=device)
         check_image("shape", image)
         image = image.contiguous(memory_format=memory_format).requires_grad_(image_gradient)
         hw = check_size(image.shape[2:] if size is None else size)
@@ -387,7 +394,7 @@ def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None =
     if align_corners is None:
         _warn_align_corners("affine_grid")
         align_corners = False
-    size = _whole_numbers(size)
+    size = whole_numbers(size)
     if len(size) != 4:
         raise NotImplementedError(f"size: expected 4 numbers (N, C, h, w), 3-D is not there yet, got {size}")
     if theta.dim() != 3 or theta.shape[1:] != (2, 3):
@@ -397,73 +404,6 @@ def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None =
     if theta.shape[0] != size[0]:
         raise RuntimeError(f"theta: expected a batch of {size[0]} as in size, got {theta.shape[0]}")
     return TRANSFORMS["affine"].grid(theta, (size[2], size[3]), check_bool("align_corners", align_corners))
-
-
-def check_image(name: str, value: Any) -> None:
-    """Raises TypeError unless a floating-point tensor, ValueError unless (N, C, H, W) with pixels."""
-    check_tensor(name, value)
-    if value.dim() != 4 or 0 in value.shape[2:]:
-        raise ValueError(f"{name}: expected shape (N, C, H, W) with H and W at least 1, got {tuple(value.shape)}")
-
-
-def check_tensor(name: str, value: Any, dtype_error: type[Exception] = TypeError) -> None:
-    """Raises TypeError unless a strided tensor, ``dtype_error`` unless of a floating-point type we compute with."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
-    if value.layout is not torch.strided or value.is_nested:
-        kind = "nested" if value.is_nested else value.layout
-        raise TypeError(f"{name}: expected a dense tensor (torch.strided), got {kind}")
-    check_dtype(name, value.dtype, dtype_error)
-
-
-def check_dtype(name: str, dtype: Any, error: type[Exception] = TypeError) -> None:
-    """Raises ``error`` unless a floating-point type we compute with."""
-    if dtype not in DTYPES:
-        raise error(f"{name}: expected dtype float16, bfloat16, float32 or float64, got {dtype}")
-
-
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Raises ValueError unless value is one of the choices."""
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
-
-
-def check_bool(name: str, value: Any) -> bool:
-    """The value as a bool; raises TypeError for what is none, a string above all."""
-    try:
-        if operator.index(value) in (0, 1):
-            return bool(value)
-    except TypeError:
-        pass
-    if type(value).__name__ in ("bool", "bool_"):  # numpy's has no index
-        return bool(value)
-    raise TypeError(f"{name}: expected True or False, got {value!r}")
-
-
-def check_count(name: str, value: Any) -> int:
-    """The value as an int; raises TypeError unless a whole number, ValueError unless at least 1."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: expected a whole number, got {value!r}") from None
-    if number < 1:
-        raise ValueError(f"{name}: expected at least 1, got {number}")
-    return number
-
-
-def check_size(size: Any, name: str = "size") -> tuple[int, int]:
-    """(h, w) as ints; raises TypeError unless whole numbers, ValueError unless two of them, at least 0."""
-    numbers = _whole_numbers(size, name)
-    if len(numbers) != 2 or min(numbers) < 0:
-        raise ValueError(f"{name}: expected (h, w) of at least 0, got {size!r}")
-    return numbers[0], numbers[1]
-
-
-def _whole_numbers(size: Any, name: str = "size") -> tuple[int, ...]:
-    try:
-        return tuple(map(operator.index, size))
-    except TypeError:
-        raise TypeError(f"{name}: expected a sequence of whole numbers, got {size!r}") from None
 
 
 def _warn_align_corners(name: str) -> None:

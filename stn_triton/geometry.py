@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .functional import check_bool, check_size, check_tensor
+from .checks import check_bool, check_size, check_tensor
 
 
 def as_matrix(theta: Tensor) -> Tensor:
@@ -168,6 +168,8 @@ def from_pose(pose: Pose) -> Tensor:
     """Affine parameters (..., 2, 3) of a pose, whose leading axes broadcast."""
     for name, part in pose._asdict().items():
         check_tensor(name, part)
+        if name in ("scale", "translation") and part.shape[-1:] != (2,):
+            raise ValueError(f"{name}: expected shape (..., 2), got {tuple(part.shape)}")
     along_x, along_y = _wide(pose.scale).unbind(-1)
     cos, sin, shear = torch.cos(_wide(pose.rotation)), torch.sin(_wide(pose.rotation)), _wide(pose.shear)
     x, y = _wide(pose.translation).unbind(-1)
@@ -209,9 +211,8 @@ class _Axis(NamedTuple):
 
 def _axes(name: str, size: Sequence[int], align_corners: bool) -> tuple[_Axis, _Axis]:
     """Of x and of y; raises ValueError where a normalised coordinate has no extent."""
-    align_corners, (h, w) = check_bool("align_corners", align_corners), check_size(size, name)
-    if min(h, w) < 1 + align_corners:
-        raise ValueError(f"{name}: expected axes of at least {1 + align_corners} pixels, got {(h, w)}")
+    align_corners = check_bool("align_corners", align_corners)
+    h, w = check_size(size, name, 1 + align_corners)
     x, y = (_Axis((n - 1 if align_corners else n) / 2, (n - 1) / 2) for n in (w, h))
     return x, y
 

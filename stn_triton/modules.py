@@ -8,15 +8,8 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from .functional import (
-    check_bool,
-    check_choice,
-    check_count,
-    check_image,
-    check_size,
-    check_tensor,
-    transform_sample,
-)
+from .checks import check_bool, check_choice, check_count, check_image, check_size, check_tensor
+from .functional import transform_sample
 from .spec import MODES, PADDING_MODES
 from .transforms import Transform, find_transform
 

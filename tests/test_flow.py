@@ -89,6 +89,16 @@ def test_grid_and_points(units, channels_first, align_corners):
     torch.testing.assert_close(transform.points(theta, xy, align_corners), truth.view(2, -1, 2))
 
 
+@notations
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_types_are_computed_in_float32_and_rounded_once(units, channels_first, dtype):
+    transform = Flow(channels_first=channels_first, image_size=(H, W) if units == "pixels" else None)
+    theta = written(torch.randn(2, *SIZE, 2), units, channels_first, False).to(dtype)
+    xy = torch.rand(7, 2) * 2 - 1
+    assert torch.equal(transform.grid(theta, SIZE), transform.grid(theta.float(), SIZE).to(dtype))
+    assert torch.equal(transform.points(theta, xy), transform.points(theta.float(), xy))
+
+
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection"])
 def test_an_axis_of_one_pixel(path, padding_mode, align_corners):
@@ -126,6 +136,20 @@ def test_errors(change, message):
     arguments = {"flow": torch.zeros(1, H, W, 2), "units": "pixels", "channels_first": False, **change}
     with pytest.raises(ValueError, match=message):
         flow_sample(torch.zeros(1, 1, H, W), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"channels_first": "x"}, TypeError, "channels_first: expected True or False, got 'x'"),
+        ({"image_size": (6,)}, ValueError, r"image_size: expected \(h, w\) of at least 1, got \(6,\)"),
+        ({"image_size": (0, 4)}, ValueError, r"image_size: expected \(h, w\) of at least 1, got \(0, 4\)"),
+        ({"image_size": 6}, TypeError, "image_size: expected a sequence of whole numbers, got 6"),
+    ],
+)
+def test_errors_of_the_object(options, error, message):
+    with pytest.raises(error, match=message):
+        Flow(**options)
 
 
 def test_what_flow_means_must_be_said():

@@ -103,9 +103,9 @@ def test_the_identity_of_pixels_is_a_crop():
 def test_one_pixel_has_no_extent():
     theta = torch.eye(2, 3)[None]
     assert geometry.to_pixel_matrix(theta, (1, 3)).isfinite().all()
-    with pytest.raises(ValueError, match=r"size: expected axes of at least 2 pixels, got \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"size: expected \(h, w\) of at least 2, got \(1, 3\)"):
         geometry.to_pixel_matrix(theta, (4, 4), (1, 3), align_corners=True)
-    with pytest.raises(ValueError, match=r"image_size: expected axes of at least 1 pixels, got \(0, 3\)"):
+    with pytest.raises(ValueError, match=r"image_size: expected \(h, w\) of at least 1, got \(0, 3\)"):
         geometry.from_pixel_matrix(theta, (0, 3))
 
 
@@ -245,6 +245,16 @@ def test_a_horizon_may_change_sides_when_composed():
             lambda: geometry.from_pose(geometry.Pose(torch.ones(2, dtype=torch.int64), *[torch.zeros(2)] * 3)),
             TypeError,
             "scale: expected dtype",
+        ),
+        (
+            lambda: geometry.from_pose(geometry.Pose(torch.ones(3), *[torch.zeros(2)] * 3)),
+            ValueError,
+            r"scale: expected shape \(..., 2\), got \(3,\)",
+        ),
+        (
+            lambda: geometry.from_pose(geometry.Pose(torch.ones(2), *[torch.zeros([])] * 3)),
+            ValueError,
+            r"translation: expected shape \(..., 2\), got \(\)",
         ),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..checks import check_bool, check_size
 from ..kernels.coordinates import finite
 from ..kernels.language import constexpr, jit, tl
 from .base import narrowed, target_axis, widened
@@ -108,11 +109,11 @@ class Flow(Dense):
     source = flow_source
 
     def __init__(self, *, channels_first: bool = False, image_size: tuple[int, int] | None = None) -> None:
-        self.channels_first = channels_first
-        self.image_size = image_size
-        self.layout = "(N, 2, h, w)" if channels_first else Dense.layout
-        self.load = LOADS[channels_first, image_size is not None]
-        self.adjoint = flow_adjoint_first if channels_first else flow_adjoint
+        self.channels_first = check_bool("channels_first", channels_first)
+        self.image_size = None if image_size is None else check_size(image_size, "image_size", 1)
+        self.layout = "(N, 2, h, w)" if self.channels_first else Dense.layout
+        self.load = LOADS[self.channels_first, image_size is not None]
+        self.adjoint = flow_adjoint_first if self.channels_first else flow_adjoint
 
     def __repr__(self) -> str:
         return f"Flow(channels_first={self.channels_first}, image_size={self.image_size})"
@@ -125,6 +126,8 @@ class Flow(Dense):
 
     def grid(self, theta, size, align_corners=False):
         self.check_theta(theta, size)
+        if theta.element_size() < 4:  # a half type: computed in float32, rounded once
+            return self.grid(theta.float(), size, align_corners).to(theta.dtype)
         displacement = self._displacement(theta, align_corners)
         y, x = (target_axis(n, align_corners, displacement) for n in size)
         return displacement + torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
@@ -132,8 +135,8 @@ class Flow(Dense):
     def points(self, theta, xy, align_corners=False):
         """Displacements between the stored ones are interpolated; beyond the outermost they stay."""
         self.check_theta(theta, tuple(theta.shape[2:] if self.channels_first else theta.shape[1:3]))
-        displacement, wide_xy = widened(self._displacement(theta, align_corners), xy)
-        return narrowed(wide_xy + interpolated(displacement, wide_xy, align_corners), xy)
+        theta, wide_xy = widened(theta, xy)
+        return narrowed(wide_xy + interpolated(self._displacement(theta, align_corners), wide_xy, align_corners), xy)
 
     def _displacement(self, theta: Tensor, align_corners: bool) -> Tensor:
         """(N, h, w, 2), normalised."""
