@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -203,16 +204,31 @@ def tps_sample(
     spline: Transform
     if isinstance(control_points, Tensor) and (control_points.dim() > 2 or control_points.requires_grad):
         theta = _with_control_points(theta, control_points)
-        spline = FreeThinPlateSpline(theta.shape[-2], lam)
-        if check and bool(spline.is_singular(theta).any()):
+        spline = free = _free_spline(theta.shape[-2], lam)
+        if check and bool(free.is_singular(theta).any()):
             raise ValueError(
                 "control_points: expected points of a sample not on one line and not in one place, got such"
             )
     else:
-        spline = TRANSFORMS["tps"] if control_points is None and lam == 0 else ThinPlateSpline(control_points, lam)
+        if isinstance(control_points, Tensor):
+            control_points = control_points.detach().double().numpy(force=True)
+        points = None if control_points is None else np.asarray(control_points, np.float64)
+        spline = _spline(*((None, None) if points is None else (points.shape, points.tobytes())), lam)
     return transform_sample(
         spline, image, theta, size, mode=mode, padding_mode=padding_mode, align_corners=align_corners
     )
+
+
+@lru_cache(maxsize=64)
+def _spline(shape: tuple[int, ...] | None, points: bytes | None, lam: float) -> ThinPlateSpline:
+    """One object for equal points: their system is solved once, and launches are planned once for each."""
+    return ThinPlateSpline(None if points is None else np.frombuffer(points).reshape(shape or ()), lam)
+
+
+@lru_cache(maxsize=64)
+def _free_spline(count: int, lam: float) -> FreeThinPlateSpline:
+    """One object for equal splines, since launches are planned once for each."""
+    return FreeThinPlateSpline(count, lam)
 
 
 def _with_control_points(theta: Tensor, control_points: Tensor) -> Tensor:

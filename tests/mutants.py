@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = [
     "test_warp.py", "test_identity.py", "test_special_points.py", "test_launch_shapes.py", "test_layouts.py",
-    "test_gradients.py", "test_several_transforms.py", "test_flow.py", "test_geometry.py",
+    "test_gradients.py", "test_several_transforms.py", "test_flow.py", "test_geometry.py", "test_tps.py",
 ]  # fmt: skip
 
 # what is broken: (file, line as it is, line as it becomes)
@@ -195,6 +195,18 @@ MUTANTS = {
     ),
     "a channel of the trip read twice": (
         "kernels/warp.py", "at = origin + c * (BLOCK_C * image_c)\n                        value", "at = origin + (c // 2) * (BLOCK_C * image_c)\n                        value",
+    ),
+    "a spline's last block of control points left out": (
+        "transforms/thin_plate_spline.py", "for first in range(0, count, BLOCK):", "for first in range(0, count - BLOCK, BLOCK):",
+    ),
+    "sign of the gradient of control points": (
+        "transforms/thin_plate_spline.py", "* (-2 * (log + 1 / ln2))", "* (2 * (log + 1 / ln2))",
+    ),
+    "a spline's sums that forget the tile before": (
+        "transforms/thin_plate_spline.py", "tl.store(place, tl.load(place, mask=known) + ", "tl.store(place, ",
+    ),
+    "a spline whose log is natural": (
+        "transforms/thin_plate_spline.py", "d_x = tl.fma(sum_x, ln2,", "d_x = tl.fma(sum_x, 1.0,",
     ),
     "CPU path lets NaN through": (
         "transforms/affine.py", "return bounded_forms_over_grid(theta, size, align_corners) if is_bounded(theta) else None", "return bounded_forms_over_grid(theta, size, align_corners)",
