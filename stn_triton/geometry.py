@@ -47,13 +47,19 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
         first, then: affine or projective, of leading axes that broadcast.
 
     Returns:
-        (..., 2, 3) if both are affine, else (..., 3, 3).
+        (..., 2, 3) if both are affine, else (..., 3, 3): the product, but at the nearest scale within 1e-12 to 1e12,
+        which is the same map, where its own lies beyond.
     """
     _check("first", first)
     _check("then", then)
-    product = _product(_wide(as_matrix(first)), _wide(as_matrix(then)))
-    product = product.to(torch.promote_types(first.dtype, then.dtype))
-    return product[..., :2, :] if _is_affine(first) and _is_affine(then) else product
+    a, b = _wide(as_matrix(first)), _wide(as_matrix(then))
+    affine = _is_affine(first) and _is_affine(then)
+    if not affine:
+        scale = (_magnitude(a).sqrt() * _magnitude(b).sqrt()).clamp(min=torch.finfo(a.dtype).tiny)
+        excess = scale / scale.clamp(1e-6, 1e6)  # 1 but for products that float32 might not hold
+        a, b = a / excess, b / excess
+    product = _product(a, b).to(torch.promote_types(first.dtype, then.dtype))
+    return product[..., :2, :] if affine else product
 
 
 def invert(theta: Tensor) -> Tensor:

@@ -179,7 +179,7 @@ MUTANTS = {
         "kernels/programs.py", "n, m = divide(sample, transforms[0]", "m, n = divide(sample, transforms[0]",
     ),
     "composed the other way round": (
-        "geometry.py", "product = _product(_wide(as_matrix(first)), _wide(as_matrix(then)))", "product = _product(_wide(as_matrix(then)), _wide(as_matrix(first)))",
+        "geometry.py", "product = _product(a, b)", "product = _product(b, a)",
     ),
     "an inverse in another unit": (
         "geometry.py", "(columns / determinant[..., None, None] / scale)", "(columns / determinant[..., None, None])",

@@ -203,6 +203,24 @@ def test_very_large_and_small_maps(scale):
     torch.testing.assert_close(pose.shear, small.shear, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("scales", [(1e25, 1e25), (1e-25, 1e-25), (1e-30, 1e-5), (1e25, 1e-25), (1e38, 1e10)], ids=str)
+def test_composed_homographies_of_any_scale(scales):
+    """One map, with its gradients, though float32 does not hold the products of their entries."""
+    maps, xy = [some((3, 3), (2,)).requires_grad_() for _ in scales], torch.rand(7, 2, dtype=torch.float64) - 0.5
+    truth = points(maps[0] @ maps[1], xy)
+    ours = points(geometry.compose(*((m * scale).float() for m, scale in zip(maps, scales, strict=True))), xy)
+    torch.testing.assert_close(ours, truth, rtol=1e-4, atol=1e-5)
+    d_ours, d_truth = (torch.autograd.grad(out.sum(), maps) for out in (ours, truth))
+    torch.testing.assert_close(d_ours, d_truth, rtol=1e-4, atol=1e-4)
+
+
+def test_a_composition_of_ordinary_scale_is_the_product_itself():
+    first, then = some((3, 3)), some((8,))
+    assert torch.equal(geometry.compose(first, torch.eye(3).double()), first)
+    torch.testing.assert_close(geometry.compose(first, then), first @ geometry.as_matrix(then))
+    assert (geometry.compose(first.float() * 0, then.float()) == 0).all()
+
+
 def test_a_horizon_may_change_sides_when_composed():
     """The limit that the module states: the middle of the output is in front, and here it was not."""
     image = torch.ones(1, 1, 32, 32)
