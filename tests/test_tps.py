@@ -50,7 +50,6 @@ def test_any_number_of_control_points(path, count, lam):
 @pytest.mark.parametrize("channels", [1, 3, 64])
 def test_the_workspace_is_bounded(kernel_path, monkeypatch, size, channels):
     """64 parts of a sample's gradient at most, whatever the size and the number of channels."""
-    from stn_triton import configs
     from stn_triton.layout import ImageLike, TensorLayout
     from stn_triton.spec import WarpSpec
 
@@ -65,10 +64,9 @@ def test_the_workspace_is_bounded(kernel_path, monkeypatch, size, channels):
     assert 1 <= parts <= 64
 
 
-def test_several_tiles_and_blocks(kernel_path, monkeypatch):
+@pytest.mark.parametrize("enough", [1, 10**6], ids=["tiles of a program", "programs of a sample"])
+def test_several_tiles_and_blocks(kernel_path, monkeypatch, enough):
     """Parts of the gradient add up over the tiles of a program, over programs and over blocks of channels."""
-    from stn_triton.configs import LaunchConfig
-
     points = draw_points(7)
     image = torch.randn(2, 10, 7, 8, dtype=torch.float64, device=kernel_path.device)
     theta = torch.tensor(points, device=kernel_path.device).repeat(2, 1, 1) * 0.9
@@ -80,7 +78,8 @@ def test_several_tiles_and_blocks(kernel_path, monkeypatch):
         return torch.autograd.grad(out, [theta, free], d_out)
 
     expected = gradients()
-    monkeypatch.setattr(plan, "_config", lambda *args: LaunchConfig(2, 8, max_steps=2))
+    monkeypatch.setattr(plan, "_config", lambda *args: configs.LaunchConfig(2, 8, max_steps=3))
+    monkeypatch.setattr(configs, "ENOUGH_PROGRAMS", enough)
     for ours, truth in zip(gradients(), expected, strict=True):
         torch.testing.assert_close(ours, truth)
 
