@@ -8,6 +8,7 @@ from tolerance import to_numpy
 from stn_triton import (
     FreeThinPlateSpline,
     ThinPlateSpline,
+    configs,
     functional,
     launch,
     plan,
