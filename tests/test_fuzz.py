@@ -15,6 +15,8 @@ from stn_triton import TRANSFORMS, affine_sample, reference
 from stn_triton.transforms.projective import HORIZON, LEAST
 
 SPECIAL = [0.0, 1.0, -1.0, 0.5, -0.5, 2.0, 1 / 3, 1e-30, 1e6]
+# A spline takes the interpreter a second an example: test_tps.py has cases of its own.
+KINDS = [name for name in TRANSFORM_CASES if name != "tps"]
 NONFINITE = [float("nan"), float("inf"), float("-inf")]
 entries = st.one_of(st.sampled_from(SPECIAL), st.floats(-3, 3, width=32))
 anything = st.one_of(entries, st.sampled_from(NONFINITE))
@@ -31,7 +33,7 @@ fuzz = settings(
 @st.composite
 def warps(draw, parameters):
     """(kind, image, theta, d_out, size, options); image and d_out in any layout."""
-    kind = draw(st.sampled_from(list(TRANSFORM_CASES)))
+    kind = draw(st.sampled_from(KINDS))
     n, c = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     shape, size = (n, c, draw(sizes), draw(sizes)), (draw(sizes), draw(sizes))
     dtype = draw(st.sampled_from([torch.float64, torch.float64, torch.float32, torch.float16, torch.bfloat16]))
