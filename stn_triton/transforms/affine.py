@@ -63,19 +63,24 @@ def affine_adjoint(partial, state, d_theta, part, row, column, live, x, y, sizes
 
 
 @jit
-def affine_store(partial, state, d_theta, x, axes):
-    """d_theta = sum over pixels of (d_u, d_v)ᵀ (x, y, 1), a (2, 3) block per program."""
+def store_affine(partial, block, STRIDE_ROW: constexpr, STRIDE_COLUMN: constexpr, x, axes):
+    """The sum over pixels of (d_u, d_v)ᵀ (x, y, 1), a matrix (2, 3) of these strides."""
     sum_u, sum_uy, sum_v, sum_vy = partial
     axis_x, axis_y = axes
     half_x, _, ratio_x, pitch_x, _, _ = axis_x
     half_y, _, ratio_y, pitch_y, _, _ = axis_y
-    block = d_theta + tl.program_id(0).to(tl.int64) * 6
     tl.store(block, tl.sum(sum_u * x) * ratio_x)
-    tl.store(block + 1, tl.sum(sum_uy) * (pitch_y * half_x))
-    tl.store(block + 2, tl.sum(sum_u) * half_x)
-    tl.store(block + 3, tl.sum(sum_v * x) * (pitch_x * half_y))
-    tl.store(block + 4, tl.sum(sum_vy) * ratio_y)
-    tl.store(block + 5, tl.sum(sum_v) * half_y)
+    tl.store(block + STRIDE_COLUMN, tl.sum(sum_uy) * (pitch_y * half_x))
+    tl.store(block + 2 * STRIDE_COLUMN, tl.sum(sum_u) * half_x)
+    tl.store(block + STRIDE_ROW, tl.sum(sum_v * x) * (pitch_x * half_y))
+    tl.store(block + STRIDE_ROW + STRIDE_COLUMN, tl.sum(sum_vy) * ratio_y)
+    tl.store(block + STRIDE_ROW + 2 * STRIDE_COLUMN, tl.sum(sum_v) * half_y)
+
+
+@jit
+def affine_store(partial, state, d_theta, x, axes):
+    """A (2, 3) block per program."""
+    store_affine(partial, d_theta + tl.program_id(0).to(tl.int64) * 6, 3, 1, x, axes)
 
 
 # --- host -------------------------------------------------------------------------------------------------

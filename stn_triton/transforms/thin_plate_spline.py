@@ -2,7 +2,7 @@
 
 d = a + A (x, y) + sum over k of c_k phi(|(x, y) - p_k|) with phi(r) = r^2 log r^2 (Bookstein, 1989), a displacement, so
 that the identity is exact. The coefficients are linear in theta: a small system of control points, solved on the host
-in float64. The kernels read (K + 3, 4) of each sample: (c_k, p_k) row by row, then a and the two columns of A.
+in float64. The kernels read (K + 3, 4) of each sample: (c_k, p_k) row by row, then the two columns of A and a.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from ..kernels.coordinates import finite
 from ..kernels.language import constexpr, jit, tl
 from ..torch_sampler import is_bounded
+from .affine import affine_adjoint, affine_start, store_affine
 from .base import Transform, narrowed, target_axis, widened
 from .homogeneous import products_are_exact
 
@@ -51,7 +52,7 @@ def spline_load(theta, strides, sizes, axes, ACC: constexpr, INDEX: constexpr):
 @jit
 def spline_source(state, row, column, live, x, y, axes):
     """The displaced point, in pixels; where it is not finite it reads nothing."""
-    theta, count, a_1, a_x, a_y, b_1, b_x, b_y = state
+    theta, count, a_x, a_y, a_1, b_x, b_y, b_1 = state
     axis_x, axis_y = axes
     half_x, centre_x, ratio_x, pitch_x, _, _ = axis_x
     half_y, centre_y, ratio_y, pitch_y, _, _ = axis_y
@@ -73,19 +74,9 @@ def spline_source(state, row, column, live, x, y, axes):
 
 
 @jit
-def spline_start(shape: constexpr, ACC: constexpr):
-    """Four sums per lane for the affine part; x stays the same on its way down the rows."""
-    zero = tl.zeros(shape, ACC)
-    return zero, zero, zero, zero
-
-
-@jit
-def spline_adjoint_of(partial, state, d_theta, x, y, d_u, d_v, axes, WIDTH: constexpr):
-    """Adds a tile's d_u, d_u y, d_v, d_v y to the lanes' sums, and d_u phi_k, d_v phi_k, summed over the tile, to the
-    program's own (K + 3, WIDTH); WIDTH 4: d_p_k too.
-    """
+def add_to_weights(state, d_theta, x, y, d_u, d_v, axes, WIDTH: constexpr):
+    """Adds d_u phi_k, d_v phi_k, summed over a tile, to the program's own (K + 3, WIDTH); WIDTH 4: d_p_k too."""
     theta, count = state[0], state[1]
-    sum_u, sum_uy, sum_v, sum_vy = partial
     axis_x, axis_y = axes
     half_x, _, _, pitch_x, _, _ = axis_x
     half_y, _, _, pitch_y, _, _ = axis_y
@@ -114,47 +105,39 @@ def spline_adjoint_of(partial, state, d_theta, x, y, d_u, d_v, axes, WIDTH: cons
             tl.store(place + 2, tl.load(place + 2, mask=known) + tl.sum(d_p_x, 0, keep_dims=True), mask=known)
             tl.store(place + 3, tl.load(place + 3, mask=known) + tl.sum(d_p_y, 0, keep_dims=True), mask=known)
     tl.debug_barrier()  # the next tile's sums are read by lanes that did not write them
-    return sum_u + d_u, tl.fma(d_u, y, sum_uy), sum_v + d_v, tl.fma(d_v, y, sum_vy)
 
 
 @jit
 def spline_adjoint(partial, state, d_theta, part, row, column, live, x, y, sizes, d_u, d_v, axes):
-    """Without gradients of the control points."""
-    return spline_adjoint_of(partial, state, d_theta, x, y, d_u, d_v, axes, 2)
+    """Adds a tile: the affine part to the lanes' sums, the others to the buffer."""
+    add_to_weights(state, d_theta, x, y, d_u, d_v, axes, 2)
+    return affine_adjoint(partial, state, d_theta, part, row, column, live, x, y, sizes, d_u, d_v, axes)
 
 
 @jit
 def free_adjoint(partial, state, d_theta, part, row, column, live, x, y, sizes, d_u, d_v, axes):
-    """With gradients of the control points."""
-    return spline_adjoint_of(partial, state, d_theta, x, y, d_u, d_v, axes, 4)
+    """The same with gradients of the control points."""
+    add_to_weights(state, d_theta, x, y, d_u, d_v, axes, 4)
+    return affine_adjoint(partial, state, d_theta, part, row, column, live, x, y, sizes, d_u, d_v, axes)
 
 
 @jit
 def spline_store_of(partial, state, d_theta, x, axes, WIDTH: constexpr):
-    """The affine part of the gradient: sums of (d_u, d_v) times 1, x, y, in the last three rows."""
-    sum_u, sum_uy, sum_v, sum_vy = partial
+    """Of (K + 3, WIDTH)."""
     count = state[1]
-    axis_x, axis_y = axes
-    half_x, _, _, pitch_x, _, _ = axis_x
-    half_y, _, _, pitch_y, _, _ = axis_y
     block = d_theta + (tl.program_id(0).to(tl.int64) * (count + 3) + count) * WIDTH
-    tl.store(block, tl.sum(sum_u) * half_x)
-    tl.store(block + 1, tl.sum(sum_v) * half_y)
-    tl.store(block + WIDTH, tl.sum(sum_u * x) * (half_x * pitch_x))
-    tl.store(block + WIDTH + 1, tl.sum(sum_v * x) * (half_y * pitch_x))
-    tl.store(block + 2 * WIDTH, tl.sum(sum_uy) * (half_x * pitch_y))
-    tl.store(block + 2 * WIDTH + 1, tl.sum(sum_vy) * (half_y * pitch_y))
+    store_affine(partial, block, 1, WIDTH, x, axes)
 
 
 @jit
 def spline_store(partial, state, d_theta, x, axes):
-    """Without gradients of the control points."""
+    """The affine part of the gradient, in the last three rows."""
     spline_store_of(partial, state, d_theta, x, axes, 2)
 
 
 @jit
 def free_store(partial, state, d_theta, x, axes):
-    """With gradients of the control points."""
+    """The same beside gradients of the control points."""
     spline_store_of(partial, state, d_theta, x, axes, 4)
 
 
@@ -165,30 +148,24 @@ class _Spline(Transform):
     """What both splines share: everything from the coefficients on."""
 
     load, source = spline_load, spline_source
-    start = spline_start
+    start = affine_start
     partials_add_up = True
     most_programs = 64
     width: int  #: columns of a program's gradient
     count: int  #: K
 
-    def coefficients(self, theta: Tensor) -> Tensor:
-        raise NotImplementedError
-
     def grid(self, theta, size, align_corners=False):
         self.check_theta(theta, size)
         if theta.element_size() < 4:  # a half type: computed in float32, rounded once
             return self.grid(theta.float(), size, align_corners).to(theta.dtype)
-        return self._grid(self.coefficients(theta), size, align_corners)
+        return self.grid_of(self.coefficients(theta), size, align_corners)
 
     def bounded_grid(self, theta, size, align_corners=False):
         """Of coefficients."""
-        grid = self._grid(theta, size, align_corners)
+        grid = self.grid_of(theta, size, align_corners)
         return grid if is_bounded(grid) else None
 
-    def grid_of(self, coefficients, size, align_corners):
-        return self._grid(coefficients, size, align_corners)
-
-    def _grid(self, coefficients: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    def grid_of(self, coefficients, size, align_corners=False):
         y, x = (target_axis(n, align_corners, coefficients) for n in size)
         xy = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).view(-1, 2)
         return (xy + self._displacement(coefficients, xy)).unflatten(1, size)
@@ -218,7 +195,7 @@ class _Spline(Transform):
             points = points[0].detach()  # those of all samples
         x, y = xy.unbind(-1)
         phi = _phi(xy, points)
-        linear = torch.stack([torch.ones_like(x), x, y], -2).expand(*phi.shape[:-2], -1, -1)
+        linear = torch.stack([x, y, torch.ones_like(x)], -2).expand(*phi.shape[:-2], -1, -1)
         basis = torch.cat([phi, linear], -2)
         if products_are_exact(xy.device):
             return torch.matmul(weights, basis).transpose(-1, -2)
@@ -322,7 +299,7 @@ class FreeThinPlateSpline(_Spline):
         matrix = torch.where(ok, spline_matrix(points.to(exact), self.lam), one)
         weights, _ = torch.linalg.solve_ex(matrix, F.pad(displacement.to(exact), (0, 0, 0, 3)))
         missing = torch.zeros_like(one[:, :2])
-        missing[self.count] = torch.nan  # of the constant term alone: no gradient meets it
+        missing[-1] = torch.nan  # of the constant term alone: no gradient meets it
         weights = torch.where(ok, weights, missing).to(wide.dtype)
         return torch.cat([weights, F.pad(points, (0, 0, 0, 3))], -1)
 
@@ -337,10 +314,10 @@ class FreeThinPlateSpline(_Spline):
 
 
 def spline_matrix(points: Tensor, lam: float) -> Tensor:
-    """[[phi + lam I, P], [P^T, 0]] with rows (1, x, y) of P: (..., K + 3, K + 3) of points (..., K, 2)."""
+    """[[phi + lam I, P], [P^T, 0]] with rows (x, y, 1) of P: (..., K + 3, K + 3) of points (..., K, 2)."""
     one = torch.ones_like(points[..., :1])
     diagonal = lam * torch.eye(points.shape[-2], dtype=points.dtype, device=points.device)
-    linear = torch.cat([one, points], -1)
+    linear = torch.cat([points, one], -1)
     above = torch.cat([_phi(points, points) + diagonal, linear], -1)
     return torch.cat([above, F.pad(linear.transpose(-1, -2), (0, 3))], -2)
 
