@@ -158,15 +158,9 @@ def flow_sample(
     axes = slice(-2, None) if channels_first else slice(-3, -1)
     image_size = (image.shape[2], image.shape[3]) if units == "pixels" else None
     return transform_sample(
-        _flow(channels_first, image_size), image, flow, tuple(flow.shape[axes]),
+        Flow(channels_first=channels_first, image_size=image_size), image, flow, tuple(flow.shape[axes]),
         mode=mode, padding_mode=padding_mode, align_corners=align_corners,
     )  # fmt: skip
-
-
-@lru_cache(maxsize=1024)
-def _flow(channels_first: bool, image_size: tuple[int, int] | None) -> Flow:
-    """One object for equal flows, since launches are planned once for each."""
-    return Flow(channels_first=channels_first, image_size=image_size)
 
 
 def tps_sample(
@@ -205,11 +199,13 @@ def tps_sample(
     spline: Transform
     if isinstance(control_points, Tensor) and (control_points.dim() > 2 or control_points.requires_grad):
         theta = _with_control_points(theta, control_points)
-        spline = free = _free_spline(theta.shape[-2], lam)
+        spline = free = FreeThinPlateSpline(theta.shape[-2], lam)
         if check and bool(free.is_singular(theta).any()):
             raise ValueError(
                 "control_points: expected points of a sample not on one line and not in one place, got such"
             )
+    elif control_points is None and lam == 0:
+        spline = TRANSFORMS["tps"]
     else:
         if isinstance(control_points, Tensor):
             control_points = control_points.detach().double().numpy(force=True)
@@ -224,12 +220,6 @@ def tps_sample(
 def _spline(shape: tuple[int, ...] | None, points: bytes | None, lam: float) -> ThinPlateSpline:
     """One object for equal points: their system is solved once, and launches are planned once for each."""
     return ThinPlateSpline(None if points is None else np.frombuffer(points).reshape(shape or ()), lam)
-
-
-@lru_cache(maxsize=64)
-def _free_spline(count: int, lam: float) -> FreeThinPlateSpline:
-    """One object for equal splines, since launches are planned once for each."""
-    return FreeThinPlateSpline(count, lam)
 
 
 def _with_control_points(theta: Tensor, control_points: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 """Flows in all their notations: pixels or normalised, (N, h, w, 2) or (N, 2, h, w)."""
 
+import copy
+
 import pytest
 import torch
 
-from stn_triton import Flow, flow_sample, plan, reference, transform_sample
+from stn_triton import Dense, Flow, flow_sample, plan, reference, transform_sample
 
 H, W, SIZE = 6, 9, (5, 8)
 NOTATIONS = [(units, first) for units in ("pixels", "normalised") for first in (False, True)]
@@ -116,10 +118,28 @@ def test_pixels_of_another_image():
 
 
 def test_launches_are_planned_once(kernel_path):
+    """For equal flows, as every call makes one."""
     image, flow = torch.zeros(1, 1, H, W, device=kernel_path.device), torch.zeros(1, H, W, 2, device=kernel_path.device)
     for _ in range(3):
         flow_sample(image, flow, units="pixels", channels_first=False)
+        transform_sample(Flow(image_size=[H, W]), image, flow)
     assert plan.plan_forward.cache_info().misses == 1
+
+
+def test_flows_of_equal_settings_are_equal():
+    different = [Flow(), Flow(channels_first=True), Flow(image_size=(H, W)), Flow(image_size=(W, H)), Dense()]
+    assert [a == b for a in different for b in different] == [a is b for a in different for b in different]
+    assert len({*different, *copy.deepcopy(different[:-1])}) == len(different)
+
+
+def test_compiles_to_one_graph_without_a_warning(torch_path):
+    def loss(image, flow):
+        return flow_sample(image, flow, units="pixels", channels_first=True).square().sum()
+
+    image, flow = torch.randn(1, 2, H, W), torch.randn(1, 2, *SIZE, requires_grad=True)
+    compiled = torch.compile(loss, backend="eager", fullgraph=True)
+    ours, truth = (torch.autograd.grad(run(image, flow), flow)[0] for run in (compiled, loss))
+    torch.testing.assert_close(ours, truth)
 
 
 @pytest.mark.parametrize(

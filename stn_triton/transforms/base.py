@@ -15,8 +15,8 @@ class Transform(ABC):
     """A family of maps T_theta from target points (x, y) to source points (u, v).
 
     Convention: normalised coordinates, x to the right, y downwards, [-1, 1] over the image as
-    ``align_corners`` says in `torch.nn.functional.grid_sample`. Objects hold no tensors and can be shared;
-    keep yours, because launches are planned once for each object.
+    ``align_corners`` says in `torch.nn.functional.grid_sample`. Objects hold no parameters and can be shared;
+    keep yours, or have `settings` say which are equal, because launches are planned once for each.
 
     The device functions, called per program and per tile of pixels (see `stn_triton.kernels.warp`):
 
@@ -138,6 +138,19 @@ class Transform(ABC):
     @abstractmethod
     def sum_partials(self, partials: Tensor) -> Tensor:
         """The parameter gradient (batch, ...) from that buffer, the same on every run."""
+
+    def settings(self) -> tuple[Any, ...] | None:
+        """What tells objects of a class apart, so that equal ones share the plans of their launches; None: each its own."""
+        return None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Transform) or self.settings() is None:
+            return self is other
+        return type(other) is type(self) and other.settings() == self.settings()
+
+    def __hash__(self) -> int:
+        settings = self.settings()
+        return object.__hash__(self) if settings is None else hash((type(self), settings))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

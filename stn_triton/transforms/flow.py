@@ -118,6 +118,9 @@ class Flow(Dense):
     def __repr__(self) -> str:
         return f"Flow(channels_first={self.channels_first}, image_size={self.image_size})"
 
+    def settings(self):
+        return self.channels_first, self.image_size
+
     def parameter_shape(self, size):
         return (2, *size) if self.channels_first else (*size, 2)
 

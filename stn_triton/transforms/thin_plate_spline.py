@@ -280,6 +280,9 @@ class FreeThinPlateSpline(_Spline):
             raise ValueError(f"count: expected at least 3 control points, got {count}")
         self.count, self.lam = count, _checked_lam(lam)
 
+    def settings(self):
+        return self.count, self.lam
+
     def __repr__(self) -> str:
         return f"FreeThinPlateSpline({self.count}, lam={self.lam:g})"
 
