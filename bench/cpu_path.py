@@ -45,7 +45,7 @@ def medians(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + SECONDS
     names = list(calls)
-    while time.perf_counter() < end or len(times["pair"]) < 15:
+    while time.perf_counter() < end or len(times[names[0]]) < 15:
         names.append(names.pop(0))  # nobody always runs after the same other
         for name in names:
             for _ in range(IN_A_ROW):

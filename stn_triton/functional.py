@@ -188,7 +188,8 @@ def tps_sample(
         control_points: K points of the output, (x, y) normalised, at least 3 and not all on one line. None: the 4 x 4
             grid over [-1, 1] x [-1, 1], row by row. Constants, (K, 2): numbers, an array, or a tensor that needs no
             gradient, which is read back from a GPU at every call; a `ThinPlateSpline` in `transform_sample` is made
-            once. Of each sample and with gradients: a tensor (N, K, 2) or (1, K, 2), for M transforms (N, M, K, 2).
+            once, and works under `torch.compile`. Of each sample and with gradients: a tensor (N, K, 2) or (1, K, 2),
+            for M transforms (N, M, K, 2).
         lam: regularisation, added to the diagonal of the spline's matrix: 0 goes through theta exactly; the larger,
             the closer to the best affine map.
         check: wait for the device and raise ValueError where points of a sample are all on one line or two in one

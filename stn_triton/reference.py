@@ -184,10 +184,16 @@ def grid_sample_backward(
 # section 3.2; projective divides its two first rows by the third.
 
 
-def _homogeneous(size: tuple[int, int], align_corners: bool) -> Array:
-    """(h, w, 3): x, y and 1 at every target pixel."""
+def target_points(size: tuple[int, int], align_corners: bool) -> Array:
+    """(h, w, 2): x and y of every target pixel."""
     y, x = np.meshgrid(*(target_axis(n, align_corners) for n in size), indexing="ij")
-    return np.stack([x, y, np.ones_like(x)], -1)
+    return np.stack([x, y], -1)
+
+
+def _homogeneous(size: tuple[int, int], align_corners: bool) -> Array:
+    """(h, w, 3): x, y and 1."""
+    xy = target_points(size, align_corners)
+    return np.concatenate([xy, np.ones_like(xy[..., :1])], -1)
 
 
 def affine_grid(theta: ArrayLike, size: tuple[int, int], align_corners: bool = False) -> Array:
@@ -258,16 +264,16 @@ def projective_grid_backward(
     return d_matrix if np.ndim(theta) == 3 else d_matrix.reshape(-1, 9)[:, :8]
 
 
-def _spline_basis(xy: Array, points: Array) -> Array:
+def spline_basis(xy: Array, points: Array) -> Array:
     """(..., K + 3): phi(|xy - p_k|) with phi(r) = r^2 log r^2, then 1, x, y."""
     r2 = ((xy[..., None, :] - points) ** 2).sum(-1)
     phi = r2 * np.log(np.where(r2 > 0, r2, 1))
     return np.concatenate([phi, np.ones_like(xy[..., :1]), xy], -1)
 
 
-def _spline_system(points: Array, lam: float) -> Array:
-    """(K + 3, K): from values at the control points to the coefficients of `_spline_basis` that interpolate them."""
-    above = _spline_basis(points, points)
+def spline_system(points: Array, lam: float) -> Array:
+    """(K + 3, K): from values at the control points to the coefficients of `spline_basis` that interpolate them."""
+    above = spline_basis(points, points)
     above[:, : len(points)] += lam * np.eye(len(points))
     linear = np.concatenate([above[:, len(points) :].T, np.zeros((3, 3))], 1)
     return np.linalg.inv(np.concatenate([above, linear]))[:, : len(points)]
@@ -281,9 +287,9 @@ def tps_grid(
     lam: float = 0.0,
 ) -> Array:
     """The thin plate spline that takes control points (K, 2), by default the 4 x 4 grid, to theta (N, K, 2)."""
-    points = _four_by_four() if control_points is None else np.asarray(control_points, np.float64)
-    basis = _spline_basis(_homogeneous(size, align_corners)[..., :2], points)
-    return np.einsum("hwb,bk,nkr->nhwr", basis, _spline_system(points, lam), np.asarray(theta, np.float64))
+    points = four_by_four() if control_points is None else np.asarray(control_points, np.float64)
+    basis = spline_basis(target_points(size, align_corners), points)
+    return np.einsum("hwb,bk,nkr->nhwr", basis, spline_system(points, lam), np.asarray(theta, np.float64))
 
 
 def tps_grid_backward(
@@ -297,22 +303,23 @@ def tps_grid_backward(
     magnitude: bool = False,
 ) -> Array:
     """d_theta of `tps_grid`."""
-    points = _four_by_four() if control_points is None else np.asarray(control_points, np.float64)
-    basis = _spline_basis(_homogeneous(size, align_corners)[..., :2], points)
-    system = _spline_system(points, lam)
+    points = four_by_four() if control_points is None else np.asarray(control_points, np.float64)
+    basis = spline_basis(target_points(size, align_corners), points)
+    system = spline_system(points, lam)
     if magnitude:
         basis, system = np.abs(basis), np.abs(system)
     return np.einsum("nhwr,hwb,bk->nkr", d_grid, basis, system, optimize=True)
 
 
-def _four_by_four() -> Array:
+def four_by_four() -> Array:
+    """(16, 2): the default control points, row by row over [-1, 1] x [-1, 1]."""
     y, x = np.meshgrid(*[np.linspace(-1, 1, 4)] * 2, indexing="ij")
     return np.stack([x, y], -1).reshape(-1, 2)
 
 
 def flow_grid(theta: ArrayLike, size: tuple[int, int], align_corners: bool = False) -> Array:
     """(u, v) = (x, y) + theta: displacements (N, h, w, 2) in normalised coordinates."""
-    return _homogeneous(size, align_corners)[..., :2] + np.asarray(theta, np.float64)
+    return target_points(size, align_corners) + np.asarray(theta, np.float64)
 
 
 def flow_grid_backward(d_grid: Array, *args: Any, **options: Any) -> Array:

@@ -74,10 +74,10 @@ def _torch_projective(theta, size, align_corners):
 
 def _torch_spline(theta, size, align_corners):
     """The usual way: a constant inverse and a constant basis, made in float64, and two products."""
-    points = reference._four_by_four()
-    to_weights = torch.tensor(reference._spline_system(points, 0.0), dtype=theta.dtype)
-    xy = reference._homogeneous(size, align_corners)[..., :2]
-    basis = torch.tensor(reference._spline_basis(xy, points), dtype=theta.dtype)
+    points = reference.four_by_four()
+    to_weights = torch.tensor(reference.spline_system(points, 0.0), dtype=theta.dtype)
+    xy = reference.target_points(size, align_corners)
+    basis = torch.tensor(reference.spline_basis(xy, points), dtype=theta.dtype)
     return torch.einsum("hwb,nbr->nhwr", basis, torch.einsum("bk,nkr->nbr", to_weights, theta))
 
 
@@ -115,7 +115,7 @@ TRANSFORM_CASES = {
         _by_theta("homography", _homographies, stn_triton.projective_sample, _torch_homography),
         _by_theta(
             "tps",
-            lambda rng, n, size: 1.1 * reference._four_by_four() + rng.uniform(-0.3, 0.3, (n, 16, 2)),
+            lambda rng, n, size: 1.1 * reference.four_by_four() + rng.uniform(-0.3, 0.3, (n, 16, 2)),
             stn_triton.tps_sample,
             _torch_spline,
         ),

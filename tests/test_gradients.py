@@ -23,7 +23,8 @@ def test_gradcheck(path, transform, padding_mode, align_corners):
     def warp(image, theta):
         return case.sample(image, theta, size, "bilinear", padding_mode, align_corners)
 
-    assert torch.autograd.gradcheck(warp, (image, theta), nondet_tol=1e-12)
+    # A spline's 32 numbers would take the interpreter 20 s one by one: along random directions.
+    assert torch.autograd.gradcheck(warp, (image, theta), nondet_tol=1e-12, fast_mode=theta.numel() > 24)
 
 
 @pytest.mark.parametrize("needs", [(False, False), (True, False), (False, True), (True, True)], ids=str)

@@ -91,10 +91,11 @@ def test_nonfinite_grid(path, mode, padding_mode, align_corners, shape, dtype):
 def test_nonfinite_theta_reads_nothing(path, transform, mode, padding_mode):
     """A sample with any non-finite parameter is 0 under every padding; its neighbours are untouched."""
     identity = TRANSFORMS[transform].identity((3, 4))
-    count = identity.numel()
+    places = range(0, identity.numel(), 1 + identity.numel() // 12)
+    count = len(places)
     bad = identity.repeat(count + 1, *[1] * identity.dim())
-    for k in range(count):
-        bad[k].view(-1)[k] = (NAN, INF, -INF)[k % 3]
+    for k, place in enumerate(places):
+        bad[k].view(-1)[place] = (NAN, INF, -INF)[k % 3]
     theta = bad.to(path.device).requires_grad_()
     image = torch.randn(count + 1, 2, 4, 5, device=path.device, requires_grad=True)
     options = {"mode": mode, "padding_mode": padding_mode}

@@ -160,10 +160,25 @@ def test_identity_of_any_points_is_exact(kernel_path, theta_dtype):
 
 
 def test_autocast_leaves_coefficients_alone(torch_path):
-    image, theta = torch.randn(1, 1, 5, 5), torch.tensor(draw_points(16), dtype=torch.float32)[None] * 0.7
+    image, points = torch.randn(1, 1, 5, 5), torch.tensor(reference.four_by_four(), dtype=torch.float32)[None]
+    theta = 0.7 * points + 0.1 * torch.rand_like(points)
     expected = tps_sample(image, theta)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(tps_sample(image, theta), expected)
+
+
+@pytest.mark.parametrize("free", [False, True], ids=["fixed", "free"])
+def test_compiles_to_one_graph(torch_path, free):
+    image, theta = torch.randn(2, 1, 5, 6, dtype=torch.float64), torch.tensor(draw_points(16)).repeat(2, 1, 1)
+    theta.requires_grad_()
+
+    def loss(image, theta):
+        points = theta.detach() * 0.9 if free else None
+        return tps_sample(image, theta, control_points=points).square().sum()
+
+    compiled = torch.compile(loss, backend="eager", fullgraph=True)
+    ours, truth = (torch.autograd.grad(run(image, theta), theta)[0] for run in (compiled, loss))
+    torch.testing.assert_close(ours, truth)
 
 
 def test_lam_draws_towards_the_affine_map(path):
@@ -206,7 +221,7 @@ def test_wrong_arguments():
         FreeThinPlateSpline(2)
 
 
-def test_the_basis_of_a_whole_output_is_never_in_memory(torch_path, monkeypatch):
+def test_the_basis_of_a_large_output_is_never_in_memory(torch_path, monkeypatch):
     """Some points at a time, forward and again backward."""
     from stn_triton.transforms import thin_plate_spline
 
@@ -219,10 +234,11 @@ def test_the_basis_of_a_whole_output_is_never_in_memory(torch_path, monkeypatch)
         return out, *torch.autograd.grad(out.square().sum(), theta)
 
     run()  # solves the spline's system
+    monkeypatch.setattr(thin_plate_spline, "BASIS_AT_ONCE", 2**16)
     monkeypatch.setattr(thin_plate_spline, "_phi", lambda *args: largest.append(phi(*args)) or largest[-1])
     by_parts = run()
-    assert max(t.numel() for t in largest) <= thin_plate_spline.CHUNK
-    monkeypatch.setattr(thin_plate_spline, "CHUNK", 10**9)
+    assert max(t.numel() for t in largest) <= 2**16
+    monkeypatch.setattr(thin_plate_spline, "BASIS_AT_ONCE", 10**9)
     for ours, truth in zip(by_parts, run(), strict=True):
         torch.testing.assert_close(ours, truth)
 

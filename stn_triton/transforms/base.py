@@ -140,7 +140,7 @@ class Transform(ABC):
         """The parameter gradient (batch, ...) from that buffer, the same on every run."""
 
     def settings(self) -> tuple[Any, ...] | None:
-        """What tells objects of a class apart, so that equal ones share the plans of their launches; None: each its own."""
+        """What tells objects of a class apart: equal ones share the plans of their launches. None: no two are equal."""
         return None
 
     def __eq__(self, other: object) -> bool:

@@ -42,8 +42,11 @@ def bounded_forms_over_grid(rows: Tensor, size: tuple[int, int], align_corners: 
 
 
 def products_are_exact(device: torch.device) -> bool:
-    """Whether matrix products are not computed in reduced precision (TF32, bfloat16, autocast); unknown off the CPU."""
-    if device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+    """Whether matrix products are not computed in reduced precision (TF32, bfloat16, autocast).
+
+    Unknown off the CPU and while compiling.
+    """
+    if device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
         return False
     precision = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
     return precision in ("none", "ieee")

@@ -7,6 +7,7 @@ in float64. The kernels read (K + 3, 4) of each sample: (c_k, p_k) row by row, t
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ from .affine import affine_adjoint, affine_start, store_affine
 from .base import Transform, narrowed, target_axis, widened
 from .homogeneous import products_are_exact
 
-#: Points times control points evaluated at once by torch: a megabyte or two in the innermost cache.
-CHUNK = 2**18
+#: Numbers of a basis that torch evaluates at once, 8 MiB of float32; smaller ones are kept from call to call.
+BASIS_AT_ONCE = 2**21
 
 # --- device -----------------------------------------------------------------------------------------------
 
@@ -162,23 +163,25 @@ class _Spline(Transform):
 
     def bounded_grid(self, theta, size, align_corners=False):
         """Of coefficients."""
+        if not is_bounded(theta):
+            return None
         grid = self.grid_of(theta, size, align_corners)
         return grid if is_bounded(grid) else None
 
     def grid_of(self, coefficients, size, align_corners=False):
         y, x = (target_axis(n, align_corners, coefficients) for n in size)
         xy = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).view(-1, 2)
-        return (xy + self._displacement(coefficients, xy)).unflatten(1, size)
+        return self._planes(coefficients, xy).unflatten(-1, size).movedim(1, -1)
 
     def points(self, theta, xy, align_corners=False):
         self.check_theta(theta, (1, 1))
         theta, wide_xy = widened(theta, xy)
-        return narrowed(wide_xy + self._displacement(self.coefficients(theta), wide_xy), xy)
+        return narrowed(self._planes(self.coefficients(theta), wide_xy).transpose(1, 2), xy)
 
-    def _displacement(self, coefficients: Tensor, xy: Tensor) -> Tensor:
-        """(N, P, 2) of points (P, 2) or (N, P, 2), some at a time: their bases never lie in memory together."""
+    def _planes(self, coefficients: Tensor, xy: Tensor) -> Tensor:
+        """(N, 2, P) from points (P, 2) or (N, P, 2), some at a time: their bases never lie in memory together."""
         bases = 1 if self.width == 2 and xy.dim() == 2 else coefficients.shape[0]
-        step = max(1, CHUNK // max(1, self.count * bases))
+        step = max(1, BASIS_AT_ONCE // max(1, (self.count + 3) * bases))
         if torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
             parts = [
                 checkpoint(self._expand, coefficients, some, use_reentrant=False, preserve_rng_state=False)
@@ -186,20 +189,16 @@ class _Spline(Transform):
             ]
         else:
             parts = [self._expand(coefficients, some) for some in xy.split(step, -2)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def _expand(self, coefficients: Tensor, xy: Tensor) -> Tensor:
-        """(N, P, 2): coefficients times the basis (..., K + 3, P) at points xy."""
-        weights, points = coefficients[..., :2].transpose(-1, -2), coefficients[:, :-3, 2:]
+        """(N, 2, P): coefficients times the basis (..., K + 3, P) at points xy."""
+        weights, points = _of_points(coefficients), coefficients[:, :-3, 2:]
         if self.width == 2 and xy.dim() == 2:
             points = points[0].detach()  # those of all samples
-        x, y = xy.unbind(-1)
-        phi = _phi(xy, points)
-        linear = torch.stack([x, y, torch.ones_like(x)], -2).expand(*phi.shape[:-2], -1, -1)
-        basis = torch.cat([phi, linear], -2)
-        if products_are_exact(xy.device):
-            return torch.matmul(weights, basis).transpose(-1, -2)
-        return (weights[..., None] * basis[..., None, :, :]).sum(-2).transpose(-1, -2)
+        basis = _basis(xy, points)
+        exact = xy.dtype if products_are_exact(xy.device) else _solving_dtype(xy.device)
+        return torch.matmul(weights.to(exact), basis.to(exact)).to(xy.dtype)
 
     def partials_shape(self, batch, channel_blocks, tiles, size):
         return (batch, channel_blocks * tiles, self.count + 3, self.width)
@@ -248,6 +247,16 @@ class ThinPlateSpline(_Spline):
         displacement = theta.to(wide) - points.to(theta.dtype)
         weights = (inverse @ displacement.to(exact)).to(wide)
         return torch.cat([weights, F.pad(points.to(wide), (0, 0, 0, 3)).expand(weights.shape)], -1)
+
+    def bounded_grid(self, theta, size, align_corners=False):
+        """Of coefficients: one product with a basis that is kept, where that is small."""
+        if (self.count + 3) * size[0] * size[1] > BASIS_AT_ONCE or not products_are_exact(theta.device):
+            return super().bounded_grid(theta, size, align_corners)
+        basis, largest = _kept_basis(self, size, align_corners, theta.dtype)
+        if not is_bounded(theta * largest):
+            return None
+        planes = torch.mm(_of_points(theta).reshape(-1, self.count + 3), torch.from_numpy(basis))
+        return planes.view(-1, 2, *size).movedim(1, -1)
 
     def _constants(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
         """(K + 3, K): from displacements of the control points to coefficients; and those points."""
@@ -314,6 +323,34 @@ class FreeThinPlateSpline(_Spline):
         pivots = factors.diagonal(dim1=-2, dim2=-1).abs()
         nothing = torch.finfo(torch.promote_types(theta.dtype, torch.float32)).eps * pivots.amax(-1)
         return (pivots.amin(-1) <= nothing) | ~matrix.isfinite().flatten(-2).all(-1)
+
+
+@lru_cache(maxsize=8)
+def _kept_basis(
+    spline: ThinPlateSpline, size: tuple[int, int], align_corners: bool, dtype: torch.dtype
+) -> tuple[np.ndarray, float]:
+    """(K + 3, h w): phi_k, x, y and 1 at every target pixel; the sum of their largest values.
+
+    Kept as a numpy array, since a tensor made under inference mode could not be used outside it.
+    """
+    like = torch.empty(0, dtype=torch.float64)
+    y, x = (target_axis(n, align_corners, like) for n in size)
+    xy = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).view(-1, 2)
+    basis = _basis(xy, torch.tensor(spline.control_points, dtype=torch.float64))
+    return basis.to(dtype).numpy(), float(basis.abs().amax(-1).sum())
+
+
+def _basis(xy: Tensor, points: Tensor) -> Tensor:
+    """(..., K + 3, P): phi_k, x, y and 1 at points xy (..., P, 2)."""
+    phi = _phi(xy, points)
+    linear = torch.cat([xy, torch.ones_like(xy[..., :1])], -1).transpose(-1, -2)
+    return torch.cat([phi, linear.expand(*phi.shape[:-2], -1, -1)], -2)
+
+
+def _of_points(coefficients: Tensor) -> Tensor:
+    """(N, 2, K + 3): coefficients of the source points, from those of the displacements."""
+    identity = torch.eye(2, 3, dtype=coefficients.dtype, device=coefficients.device)
+    return coefficients[..., :2].transpose(1, 2) + F.pad(identity, (coefficients.shape[1] - 3, 0))
 
 
 def spline_matrix(points: Tensor, lam: float) -> Tensor:
