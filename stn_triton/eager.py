@@ -5,6 +5,7 @@ Same semantics as the kernels: float32 inside for half types, and 0 where a tran
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,39 +18,63 @@ if TYPE_CHECKING:
     from .spec import WarpSpec
 
 
-def warp(spec: WarpSpec, image: Tensor, theta: Tensor) -> Tensor:
-    """The warped image, differentiable in both tensors, in the image's dtype and memory format."""
-    many = () if spec.transforms is None else (spec.transforms,)
-    shape = (image.shape[0], *many, image.shape[1], *spec.size)
-    if 0 in shape:
-        return ((image.sum() + theta.sum()) * 0).to(image.dtype).expand(shape)
-    if many:
-        one = spec._replace(transforms=None)
-        outs = [warp(one, image, each) for each in theta.unbind(1)]
-        if memory_format(image.shape, image.stride()) is torch.contiguous_format:
-            return torch.stack(outs, 1)
-        return torch.stack([out.movedim(1, -1) for out in outs], 1).movedim(-1, 2)
+def warp(spec: WarpSpec, image: Tensor, theta: Tensor, fill: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The warped image, differentiable in all tensors, in its dtype and memory format; and the mask if asked for."""
+    batch, many = image.shape[0], () if spec.transforms is None else (spec.transforms,)
+    shape = (batch, *many, image.shape[1], *spec.size)
+    if 0 in (batch, *many, *spec.size):
+        nothing = ((image.sum() + theta.sum() + (0 if fill is None else fill.sum())) * 0).to(image.dtype)
+        return nothing.expand(shape), nothing.expand(batch, *many, 1, *spec.size) if spec.mask else None
     # Calls that would do nothing are left out: on small images they are what the time goes into.
     wide = image.float() if image.element_size() < 4 else image
     if theta.dtype != wide.dtype:
         theta = theta.to(wide.dtype)
+    if many:  # outputs of an image below each other are one
+        theta = theta.flatten(0, 1)
     grid = spec.transform.bounded_grid(theta, spec.size, spec.align_corners)
     bounded = grid is not None
     if grid is None:
         grid = spec.transform.grid_of(theta, spec.size, spec.align_corners)
-    if grid.shape[0] != image.shape[0]:
-        grid = grid.expand(image.shape[0], -1, -1, -1)
-    options = spec.mode, spec.padding_mode, spec.align_corners
-    if bounded:
-        out = sample_bounded(wide, grid, *options)
-    elif spec.transform.padding_answers_nonfinite:
-        out = sample(wide, grid, *options)
-    else:
-        far = bound(grid.dtype)
-        finite = grid.isfinite().all(-1)
-        grid = torch.where(finite[..., None], grid, 0).clamp(-far, far)
-        out = torch.where(finite[:, None], sample_bounded(wide, grid, *options), 0)
+    if many:
+        grid = grid.unflatten(0, (-1, *many)).flatten(1, 2)
+    if grid.shape[0] != batch:
+        grid = grid.expand(batch, -1, -1, -1)
+    look = _sampler(spec, grid, bounded)
+    out, mask = look(wide), None
+    if spec.mask or fill is not None:
+        mask = look(torch.ones((), dtype=wide.dtype, device=wide.device).expand(batch, 1, *image.shape[2:]))
+        whole = (mask - 1).abs() <= 8 * torch.finfo(mask.dtype).eps
+        mask = torch.where(whole, 1, mask)
+        if fill is not None:
+            colour = fill[:, :, None, None].to(wide.dtype)
+            out = torch.where(whole, out, torch.addcmul(out, colour, 1 - mask))
     layout = memory_format(image.shape, image.stride())
-    if out.dtype == image.dtype and layout is torch.contiguous_format:
-        return out
-    return out.to(image.dtype, memory_format=layout)
+    if mask is not None:
+        mask = _finished(spec, mask, image.dtype, torch.contiguous_format)
+    return _finished(spec, out, image.dtype, layout), mask if spec.mask else None
+
+
+def _sampler(spec: WarpSpec, grid: Tensor, bounded: bool) -> Callable[[Tensor], Tensor]:
+    """What samples a tensor (N, C, H, W) of the grid's dtype at the grid, with 0 where a transform has no point."""
+    padding_mode = "zeros" if spec.padding_mode == "fill" else spec.padding_mode
+    options = spec.mode, padding_mode, spec.align_corners
+    if bounded:
+        return lambda image: sample_bounded(image, grid, *options)
+    if spec.transform.padding_answers_nonfinite:
+        return lambda image: sample(image, grid, *options)
+    far = bound(grid.dtype)
+    finite = grid.isfinite().all(-1)
+    clean = torch.where(finite[..., None], grid, 0).clamp(-far, far)
+    return lambda image: torch.where(finite[:, None], sample_bounded(image, clean, *options), 0)
+
+
+def _finished(spec: WarpSpec, out: Tensor, dtype: torch.dtype, layout: torch.memory_format) -> Tensor:
+    """In its dtype and memory format, of M transforms with an axis for them."""
+    if spec.transforms is None:
+        if out.dtype == dtype and layout is torch.contiguous_format:
+            return out
+        return out.to(dtype, memory_format=layout)
+    out = out.to(dtype).unflatten(2, (spec.transforms, -1))  # (N, C, M, h, w)
+    if layout is torch.contiguous_format:
+        return out.transpose(1, 2).contiguous()
+    return out.movedim(1, -1).contiguous().movedim(-1, 2)

@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from .spec import MODES, PADDING_MODES, WarpSpec
 from .transforms import TRANSFORMS, Flow, FreeThinPlateSpline, ThinPlateSpline, Transform, find_transform
 
 UNITS = ("pixels", "normalised")
+Warped: TypeAlias = Any  #: the output, or the pair (output, mask) if that is asked for: no type says which
 
 
 def attention_sample(
@@ -37,7 +38,9 @@ def attention_sample(
     mode: str = "bilinear",
     padding_mode: str = "zeros",
     align_corners: bool = False,
-) -> Tensor:
+    fill: float | Sequence[float] | Tensor | None = None,
+    return_mask: bool = False,
+) -> Warped:
     r"""Crops a part of an image and scales it: attention, eq. 2 of the paper.
 
     out at (x, y) is the image at :math:`(u, v) = s\,(x, y) + (t_x, t_y)`.
@@ -45,11 +48,13 @@ def attention_sample(
     Args:
         image: (N, C, H, W).
         theta: (N, 3): s, t_x, t_y; or (1, 3) for the whole batch; or (N, M, 3).
-        size, mode, padding_mode, align_corners: as in `affine_sample`, like dtypes, convention, result and errors.
+        size, mode, padding_mode, align_corners, fill, return_mask: as in `affine_sample`, like dtypes, convention,
+            result and errors.
     """
     return transform_sample(
-        "attention", image, theta, size, mode=mode, padding_mode=padding_mode, align_corners=align_corners
-    )
+        "attention", image, theta, size,
+        mode=mode, padding_mode=padding_mode, align_corners=align_corners, fill=fill, return_mask=return_mask,
+    )  # fmt: skip
 
 
 def affine_sample(
@@ -60,7 +65,9 @@ def affine_sample(
     mode: str = "bilinear",
     padding_mode: str = "zeros",
     align_corners: bool = False,
-) -> Tensor:
+    fill: float | Sequence[float] | Tensor | None = None,
+    return_mask: bool = False,
+) -> Warped:
     r"""Warps an image by an affine map: a spatial transformer (Jaderberg et al., 2015, eqs. 1 and 3).
 
     The same as ``F.grid_sample(image, F.affine_grid(theta, (N, C, h, w)))`` without the grid: out at (x, y) is
@@ -75,21 +82,27 @@ def affine_sample(
             float32, in float64 for float64 images. (N, M, 2, 3) or (1, M, 2, 3): M transforms of every image, which is
             not copied; its gradient is the sum of theirs.
         size: (h, w) of the output; the image's own by default.
-        mode: "bilinear", or "nearest" (no gradient to theta: zeros).
-        padding_mode: outside the image "zeros", "border" (the edge pixel) or "reflection".
+        mode: "bilinear", "bicubic" (A = -0.75), or "nearest" (no gradient to theta: zeros).
+        padding_mode: outside the image "zeros", "border" (the edge pixel), "reflection", or "fill" (a colour).
         align_corners: see the convention.
+        fill: the colour, with padding_mode "fill": a number, C numbers, or a tensor (), (C,) or (N, C) of any floating
+            dtype, which gets its gradient. Pixels partly outside are blended with it.
+        return_mask: return (out, mask), the mask (N, 1, h, w), of M transforms (N, M, 1, h, w): how much of each output
+            pixel the image covers, that is the image of ones, warped likewise (with "zeros" for "fill"). Its gradient
+            goes to theta.
 
     Returns:
-        (N, C, h, w), of M transforms (N, M, C, h, w), in the image's dtype and memory format; 0 where theta gives
-        no finite point.
+        (N, C, h, w), of M transforms (N, M, C, h, w), in the image's dtype and memory format; 0 (or the fill) where
+        theta gives no finite point.
 
     Raises:
         TypeError: not a tensor, or not a floating-point one.
         ValueError: a shape, size, mode or device that does not fit.
     """
     return transform_sample(
-        "affine", image, theta, size, mode=mode, padding_mode=padding_mode, align_corners=align_corners
-    )
+        "affine", image, theta, size,
+        mode=mode, padding_mode=padding_mode, align_corners=align_corners, fill=fill, return_mask=return_mask,
+    )  # fmt: skip
 
 
 def projective_sample(
@@ -100,7 +113,9 @@ def projective_sample(
     mode: str = "bilinear",
     padding_mode: str = "zeros",
     align_corners: bool = False,
-) -> Tensor:
+    fill: float | Sequence[float] | Tensor | None = None,
+    return_mask: bool = False,
+) -> Warped:
     r"""Warps an image by a homography, the paper's plane projective transformation.
 
     out at (x, y) is the image at :math:`(u, v) = (p, q) / r` with :math:`(p, q, r) = \theta\,(x, y, 1)^T`, in
@@ -113,12 +128,14 @@ def projective_sample(
         image: (N, C, H, W).
         theta: (N, 8), the matrix row by row without its last entry, which is 1; or (N, 3, 3), of any scale that
             keeps r above the bound; with a 1 in place of N for the whole batch; or (N, M, 8), (N, M, 3, 3).
-        size, mode, padding_mode, align_corners: as in `affine_sample`, like dtypes, convention, result and errors.
+        size, mode, padding_mode, align_corners, fill, return_mask: as in `affine_sample`, like dtypes, convention,
+            result and errors.
     """
     transform = "homography" if isinstance(theta, Tensor) and theta.shape[-2:] == (3, 3) else "projective"
     return transform_sample(
-        transform, image, theta, size, mode=mode, padding_mode=padding_mode, align_corners=align_corners
-    )
+        transform, image, theta, size,
+        mode=mode, padding_mode=padding_mode, align_corners=align_corners, fill=fill, return_mask=return_mask,
+    )  # fmt: skip
 
 
 def flow_sample(
@@ -130,7 +147,9 @@ def flow_sample(
     mode: str = "bilinear",
     padding_mode: str = "zeros",
     align_corners: bool = False,
-) -> Tensor:
+    fill: float | Sequence[float] | Tensor | None = None,
+    return_mask: bool = False,
+) -> Warped:
     """Warps an image by displacements: out at each pixel is the image as far away from it as the flow says.
 
     As in optical flow and registration (backward warping). What the flow's numbers mean is never guessed from them.
@@ -142,9 +161,9 @@ def flow_sample(
         units: "pixels" of the image, or "normalised": the image's width or height is 2 (with align_corners: the
             distance of its outer pixel centres).
         channels_first: which of the two shapes flow has.
-        mode, padding_mode, align_corners: as in `affine_sample`, like dtypes, convention, result and errors. Where the
-            sizes are equal align_corners matters to normalised units, to reflection and to axes of one pixel, which
-            have no extent with it: displacements along them do nothing.
+        mode, padding_mode, align_corners, fill, return_mask: as in `affine_sample`, like dtypes, convention, result and
+            errors. Where the sizes are equal align_corners matters to normalised units, to reflection and to axes of
+            one pixel, which have no extent with it: displacements along them do nothing.
     """
     check_choice("units", units, UNITS)
     check_image("image", image)
@@ -159,7 +178,7 @@ def flow_sample(
     image_size = (image.shape[2], image.shape[3]) if units == "pixels" else None
     return transform_sample(
         Flow(channels_first=channels_first, image_size=image_size), image, flow, tuple(flow.shape[axes]),
-        mode=mode, padding_mode=padding_mode, align_corners=align_corners,
+        mode=mode, padding_mode=padding_mode, align_corners=align_corners, fill=fill, return_mask=return_mask,
     )  # fmt: skip
 
 
@@ -174,7 +193,9 @@ def tps_sample(
     mode: str = "bilinear",
     padding_mode: str = "zeros",
     align_corners: bool = False,
-) -> Tensor:
+    fill: float | Sequence[float] | Tensor | None = None,
+    return_mask: bool = False,
+) -> Warped:
     r"""Warps an image by a thin plate spline (Bookstein, 1989), the paper's most flexible transformation.
 
     out at (x, y) is the image at :math:`(u, v) = (x, y) + a + A\,(x, y)^T + \sum_k c_k\,\varphi(|(x, y) - p_k|)` with
@@ -194,7 +215,8 @@ def tps_sample(
             the closer to the best affine map.
         check: wait for the device and raise ValueError where points of a sample are all on one line or two in one
             place. Else such samples give zeros, and no gradient.
-        size, mode, padding_mode, align_corners: as in `affine_sample`, like dtypes, convention, result and errors.
+        size, mode, padding_mode, align_corners, fill, return_mask: as in `affine_sample`, like dtypes, convention,
+            result and errors.
     """
     check_tensor("theta", theta)
     spline: Transform
@@ -213,8 +235,9 @@ def tps_sample(
         points = None if control_points is None else np.asarray(control_points, np.float64)
         spline = _spline(*((None, None) if points is None else (points.shape, points.tobytes())), lam)
     return transform_sample(
-        spline, image, theta, size, mode=mode, padding_mode=padding_mode, align_corners=align_corners
-    )
+        spline, image, theta, size,
+        mode=mode, padding_mode=padding_mode, align_corners=align_corners, fill=fill, return_mask=return_mask,
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=64)
@@ -243,7 +266,9 @@ def transform_sample(
     mode: str = "bilinear",
     padding_mode: str = "zeros",
     align_corners: bool = False,
-) -> Tensor:
+    fill: float | Sequence[float] | Tensor | None = None,
+    return_mask: bool = False,
+) -> Warped:
     """`affine_sample` for any transform: by name or object, theta as in its ``layout``, or with M after N."""
     transform = find_transform(transform)
     check_image("image", image)
@@ -264,8 +289,34 @@ def transform_sample(
     check_choice("mode", mode, MODES)
     check_choice("padding_mode", padding_mode, PADDING_MODES)
     align_corners = check_bool("align_corners", align_corners)
-    spec = WarpSpec(transform, mode, padding_mode, align_corners, hw, transforms)
-    return warp(spec, image, transform.coefficients(theta))
+    mask = check_bool("return_mask", return_mask)
+    colour = _colour(fill, padding_mode, image)
+    spec = WarpSpec(transform, mode, padding_mode, align_corners, hw, transforms, mask)
+    warped = warp(spec, image, transform.coefficients(theta), colour)
+    return warped if mask else warped[0]
+
+
+def _colour(fill: Any, padding_mode: str, image: Tensor) -> Tensor | None:
+    """(N, C) of the fill that goes with the padding, None without."""
+    if padding_mode != "fill":
+        if fill is not None:
+            raise ValueError(f"fill: expected padding_mode 'fill' with it, got {padding_mode!r}")
+        return None
+    if fill is None:
+        raise ValueError("fill: expected a number, C numbers or a tensor with padding_mode 'fill', got None")
+    if not isinstance(fill, Tensor):
+        try:
+            fill = torch.tensor(fill, dtype=torch.promote_types(image.dtype, torch.float32), device=image.device)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"fill: expected a number, C numbers or a tensor, got {fill!r}") from error
+    check_tensor("fill", fill)
+    if fill.device != image.device:
+        raise ValueError(f"fill: expected the image's device {image.device}, got {fill.device}")
+    n, channels = image.shape[:2]
+    if fill.shape not in ((), (channels,), (1, channels), (n, channels)):
+        expected = f"expected shape (), (C,) or (N, C) with N = {n}, C = {channels}"
+        raise ValueError(f"fill: {expected}, got {tuple(fill.shape)}")
+    return fill.expand(n, channels)
 
 
 def warmup(
@@ -280,6 +331,7 @@ def warmup(
     memory_format: torch.memory_format = torch.contiguous_format,
     device: torch.device | str = "cuda",
     transforms: int | None = None,
+    return_mask: bool = False,
     image_gradient: bool = True,
     theta_gradient: bool = True,
     theta_dtype: torch.dtype | None = None,
@@ -297,6 +349,7 @@ def warmup(
         mode, padding_mode, align_corners: as in `affine_sample`.
         dtype, memory_format, device: of the image.
         transforms: M, if each image is to have several.
+        return_mask: whether the mask will be asked for.
         image_gradient, theta_gradient: which gradients will be needed, together, of the one call backward.
         theta_dtype: float32, or float64 for float64 images, by default.
 
@@ -320,9 +373,11 @@ def warmup(
         theta = transform.identity(hw, align_corners=bool(align_corners), dtype=wide, device=device)
         batch = image.shape[:1] if transforms is None else (image.shape[0], check_count("transforms", transforms))
         theta = theta.repeat(*batch, *[1] * theta.dim()).requires_grad_(theta_gradient)
-        out = transform_sample(
-            transform, image, theta, hw, mode=mode, padding_mode=padding_mode, align_corners=align_corners
-        )
+        warped = transform_sample(
+            transform, image, theta, hw, mode=mode, padding_mode=padding_mode, align_corners=align_corners,
+            fill=0.0 if padding_mode == "fill" else None, return_mask=return_mask,
+        )  # fmt: skip
+        out = warped[0] if isinstance(warped, tuple) else warped
         if out.requires_grad:
             out.backward(torch.zeros_like(out))
     if out.is_cuda:
@@ -347,7 +402,7 @@ def grid_sample(
     Args:
         input: (N, C, H, W), floating point, any strides.
         grid: (N, h, w, 2) of normalised source points (x, y).
-        mode: "bilinear" or "nearest". "bicubic" is not there yet.
+        mode: "bilinear", "nearest" or "bicubic".
         padding_mode: "zeros", "border" or "reflection".
         align_corners: None means False, with PyTorch's warning.
 
@@ -355,15 +410,12 @@ def grid_sample(
         (N, C, h, w), of the input's dtype and memory format.
 
     Raises:
-        RuntimeError, ValueError: for the mistakes PyTorch raises them for (NotImplementedError for 5-D inputs
-            and bicubic).
+        RuntimeError, ValueError: for the mistakes PyTorch raises them for (NotImplementedError for 5-D inputs).
     """
     check_tensor("input", input, NotImplementedError)
     check_tensor("grid", grid, NotImplementedError)
-    if mode == "bicubic" and input.dim() == 4:
-        raise NotImplementedError("mode: expected 'bilinear' or 'nearest', got 'bicubic', which is not there yet")
     check_choice("mode", mode, MODES)
-    check_choice("padding_mode", padding_mode, PADDING_MODES)
+    check_choice("padding_mode", padding_mode, [each for each in PADDING_MODES if each != "fill"])
     if align_corners is None:
         _warn_align_corners("grid_sample")
         align_corners = False
@@ -379,7 +431,7 @@ def grid_sample(
         raise RuntimeError(f"grid: expected shape (N, h, w, 2) with N = {input.shape[0]}, got {tuple(grid.shape)}")
     size = (grid.shape[1], grid.shape[2])
     align_corners = check_bool("align_corners", align_corners)
-    return warp(WarpSpec(TRANSFORMS["dense"], mode, padding_mode, align_corners, size), input, grid)
+    return warp(WarpSpec(TRANSFORMS["dense"], mode, padding_mode, align_corners, size), input, grid)[0]
 
 
 def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None = None) -> Tensor:

@@ -44,18 +44,30 @@ def _level_of_caller() -> int:
     return level
 
 
-def forward(spec: WarpSpec, image: Tensor, theta: Tensor) -> Tensor:
-    """The warped image (N, C, h, w) or (N, M, C, h, w), in the image's dtype and memory format."""
+def forward(
+    spec: WarpSpec, image: Tensor, theta: Tensor, fill: Tensor | None, mask_dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
+    """The warped image (N, C, h, w) or (N, M, C, h, w), in its dtype and memory format; and the mask if asked for."""
     # The kernels read memory, which holds the negative of a tensor whose negation is still pending.
-    image, theta = image.resolve_neg(), theta.resolve_neg()
-    plan = plan_forward(spec, TensorLayout.of(image), TensorLayout.of(theta))
+    image, theta, fill = image.resolve_neg(), theta.resolve_neg(), fill.resolve_neg() if fill is not None else None
+    plan = plan_forward(spec, TensorLayout.of(image), TensorLayout.of(theta), _strides(fill))
     out = torch.empty(plan.shape, dtype=image.dtype, device=image.device, memory_format=plan.memory_format)
-    if out.numel():
-        _launch(warp_forward, plan.programs, image, theta, out, *plan.args, options=plan.options)
-    if spec.transforms is None:
-        return out
-    # Not a view to autograd, which would forbid some in-place operations on it.
-    return torch.ops.aten._unsafe_view(out, (image.shape[0], spec.transforms, *out.shape[1:]))
+    mask = torch.empty((plan.shape[0], 1, *spec.size), dtype=mask_dtype, device=image.device) if spec.mask else None
+    if out.numel() or (mask is not None and mask.numel()):
+        # The kernel neither reads nor writes what there is not: the image stands in for it.
+        outside = image if fill is None else fill, image if mask is None else mask
+        args = image, theta, out, *plan.numbers, *outside, *plan.constants
+        _launch(warp_forward, plan.programs, *args, options=plan.options)
+    if spec.transforms is not None:
+        by_image = image.shape[0], spec.transforms
+        # Not a view to autograd, which would forbid some in-place operations on it.
+        out = torch.ops.aten._unsafe_view(out, (*by_image, *out.shape[1:]))
+        mask = None if mask is None else mask.view(*by_image, *mask.shape[1:])
+    return out, mask
+
+
+def _strides(fill: Tensor | None) -> tuple[int, ...]:
+    return (0, 0) if fill is None else fill.stride()
 
 
 def follows_theta(spec: WarpSpec) -> bool:
@@ -66,38 +78,45 @@ def follows_theta(spec: WarpSpec) -> bool:
 def backward(
     spec: WarpSpec,
     d_out: Tensor,
+    d_mask: Tensor | None,
     image: Tensor | None,
     like: ImageLike,
     theta: Tensor,
+    fill: Tensor | None,
     needs_image: bool,
     needs_theta: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
     """(d_image, d_theta) in the dtypes of image and theta; None where not needed.
 
-    The image is read for the gradient of theta only; without that it may be None.
+    The image is read for the gradient of theta only; without that it may be None. So may d_mask, without a mask.
     """
     if needs_image:
         _alert_not_deterministic()
     reads_image = needs_theta and follows_theta(spec)
     compute = torch.promote_types(like.dtype, torch.float32)  # half types could not be added to atomically
     if spec.transforms is not None:
-        d_out = d_out.flatten(0, 1)
-    d_out, theta = d_out.resolve_neg(), theta.resolve_neg()
+        d_out, d_mask = d_out.flatten(0, 1), None if d_mask is None else d_mask.flatten(0, 1)
+    d_out, theta, fill = d_out.resolve_neg(), theta.resolve_neg(), fill.resolve_neg() if fill is not None else None
+    d_mask = None if d_mask is None else d_mask.resolve_neg().contiguous()
+    spec = spec._replace(mask=d_mask is not None)
     if like.memory_format is torch.channels_last:
         d_out = d_out.contiguous(memory_format=torch.channels_last)  # copies an expanded one, such as a sum's
     image = image.resolve_neg() if reads_image and image is not None else None
     d_image = like.empty(compute).zero_() if needs_image else None
     layouts = [None if t is None else TensorLayout.of(t) for t in (d_out, image, theta, d_image)]
-    plan = plan_backward(spec, like, *layouts)
+    plan = plan_backward(spec, like, *layouts, _strides(fill))
+    runs = d_out.numel() or (d_mask is not None and d_mask.numel())
     partials = None
     if needs_theta:
         partials = torch.empty(plan.shape, dtype=compute, device=like.device)
-        if spec.transform.partials_add_up or not (reads_image and d_out.numel()):
+        if spec.transform.partials_add_up or not (reads_image and runs):
             partials.zero_()
-    if d_out.numel() and (needs_image or reads_image):
+    if runs and (needs_image or reads_image):
         # The kernel neither reads nor writes what is not needed: d_out stands in for it.
-        tensors = [d_out if tensor is None else tensor for tensor in (d_out, image, theta, d_image, partials)]
-        _launch(warp_backward, plan.programs, *tensors, *plan.args, options=plan.options)
+        wanted = (d_out, image, theta, d_image, partials, fill, d_mask)
+        *tensors, fill, d_mask = (d_out if tensor is None else tensor for tensor in wanted)
+        args = *tensors, *plan.numbers, fill, d_mask, *plan.constants
+        _launch(warp_backward, plan.programs, *args, options=plan.options)
     return (
         None if d_image is None else d_image.to(like.dtype),
         None if partials is None else _sum_partials(spec, partials, theta, like.shape[0]),

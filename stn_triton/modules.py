@@ -26,9 +26,11 @@ class SpatialTransformer(nn.Module):
         heads: M, transformers in parallel that share the localisation network, which then gives (N, M * P) or
             (N, M, ...); the map is not copied. None: one, without an axis of its own.
         mode, padding_mode, align_corners: as in `affine_sample`.
-        return_theta: return (warped map, theta), theta in its own shape: the pose of what was found.
+        fill: as there; a tensor becomes a buffer, a parameter is trained.
+        return_mask: return the mask after the warped map, as there.
+        return_theta: return theta, in its own shape, after these: the pose of what was found.
 
-    Shape: (N, C, H, W) -> (N, C, h, w), with heads (N, M, C, h, w).
+    Shape: (N, C, H, W) -> (N, C, h, w), with heads (N, M, C, h, w); a tuple if more is returned.
     """
 
     def __init__(
@@ -41,6 +43,8 @@ class SpatialTransformer(nn.Module):
         mode: str = "bilinear",
         padding_mode: str = "zeros",
         align_corners: bool = False,
+        fill: float | Sequence[float] | Tensor | None = None,
+        return_mask: bool = False,
         return_theta: bool = False,
     ) -> None:
         super().__init__()
@@ -53,9 +57,14 @@ class SpatialTransformer(nn.Module):
         self.mode = mode
         self.padding_mode = padding_mode
         self.align_corners = check_bool("align_corners", align_corners)
+        if isinstance(fill, Tensor) and not isinstance(fill, nn.Parameter):
+            self.register_buffer("fill", fill)
+        else:
+            self.fill = fill
+        self.return_mask = check_bool("return_mask", return_mask)
         self.return_theta = return_theta
 
-    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         check_image("image", image)
         size = (image.shape[2], image.shape[3]) if self.size is None else self.size
         shape, layout = self.transform.parameter_shape(size), self.transform.layout
@@ -77,8 +86,12 @@ class SpatialTransformer(nn.Module):
             mode=self.mode,
             padding_mode=self.padding_mode,
             align_corners=self.align_corners,
+            fill=self.fill,
+            return_mask=self.return_mask,
         )
-        return (out, theta) if self.return_theta else out
+        if not self.return_theta:
+            return out
+        return (*out, theta) if isinstance(out, tuple) else (out, theta)
 
     def extra_repr(self) -> str:
         return (

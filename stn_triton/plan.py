@@ -14,8 +14,14 @@ from .kernels.warp import warp_forward
 from .layout import ImageLike, TensorLayout, fresh_strides, memory_format
 from .spec import WarpSpec
 
-SAMPLERS = {"nearest": samplers.nearest, "bilinear": samplers.bilinear}
-PADDING_RULES = {"zeros": coordinates.zeros, "border": coordinates.border, "reflection": coordinates.reflection}
+# With the pixels by which taps reach beyond those of bilinear.
+SAMPLERS = {"nearest": (samplers.nearest, 0), "bilinear": (samplers.bilinear, 0), "bicubic": (samplers.bicubic, 1)}
+PADDING_RULES = {
+    "zeros": coordinates.zeros,
+    "border": coordinates.border,
+    "reflection": coordinates.reflection,
+    "fill": coordinates.zeros,
+}
 
 INTERPRETED = type(warp_forward).__name__ == "InterpretedFunction"  # TRITON_INTERPRET=1 at import
 MAX_FLOAT32_AXIS = 2**22  # pixels, up to which `kernels.coordinates.round_half_even` holds in float32
@@ -25,14 +31,17 @@ class Plan(NamedTuple):
     """A launch without its tensors."""
 
     programs: int
-    args: tuple[Any, ...]  #: of the kernel, after its tensors
+    numbers: tuple[Any, ...]  #: values at run time, after the kernel's tensors
+    constants: tuple[Any, ...]  #: values at compile time, its last arguments
     options: dict[str, Any]  #: of Triton's compiler
     shape: tuple[int, ...]  #: of the output; backward, of the buffer of parameter gradients
     memory_format: torch.memory_format  #: of the output
 
 
 @lru_cache(maxsize=4096)
-def plan_forward(spec: WarpSpec, image: TensorLayout, theta: TensorLayout) -> Plan:
+def plan_forward(
+    spec: WarpSpec, image: TensorLayout, theta: TensorLayout, fill_strides: tuple[int, ...] = (0, 0)
+) -> Plan:
     """For `kernels.warp.warp_forward`."""
     samples, channels = samples_of(spec, image.shape[0]), image.shape[1]
     shape = (samples, channels, *spec.size)
@@ -42,16 +51,18 @@ def plan_forward(spec: WarpSpec, image: TensorLayout, theta: TensorLayout) -> Pl
     config = _config(True, channels, spec, unit, vector)
     blocks = cut(config, samples, channels, spec.size, vector)
     transform = spec.transform
-    args = (
+    numbers = (
         *image.shape[1:], *spec.size, *_flat(blocks),
         *image.stride, *_theta_strides(spec, theta), *out.stride,
-        *_axes(spec, image.shape), *_transforms(spec, theta),
-        transform.load, transform.source, transform.monotone, PADDING_RULES[spec.padding_mode], SAMPLERS[spec.mode],
-        spec.align_corners, spec.transforms is not None,
+        *_axes(spec, image.shape), *_transforms(spec, theta), *fill_strides,
+    )  # fmt: skip
+    constants = (
+        transform.load, transform.source, transform.monotone, PADDING_RULES[spec.padding_mode], *SAMPLERS[spec.mode],
+        spec.align_corners, spec.padding_mode == "fill", spec.mask, spec.transforms is not None,
         _accumulator(spec, image.shape, image.dtype), _index(theta, image, out), unit, vector,
         config.tile_h, config.tile_w, config.lanes_c * vector, config.channels, config.loop, config.unroll,
     )  # fmt: skip
-    return Plan(samples * blocks.per_sample, args, _options(config), shape, out_format)
+    return Plan(samples * blocks.per_sample, numbers, constants, _options(config), shape, out_format)
 
 
 @lru_cache(maxsize=4096)
@@ -62,6 +73,7 @@ def plan_backward(
     image: TensorLayout | None,
     theta: TensorLayout,
     d_image: TensorLayout | None,
+    fill_strides: tuple[int, ...] = (0, 0),
 ) -> Plan:
     """For `kernels.warp.warp_backward`; ``image`` and ``d_image`` are None where they are not read and not written."""
     samples, channels = samples_of(spec, like.shape[0]), like.shape[1]
@@ -72,20 +84,22 @@ def plan_backward(
         config = config._replace(unroll=1)  # a long adjoint is written out once
     blocks = cut(config, samples, channels, spec.size, vector, most)
     transform, read, added = spec.transform, image or d_out, d_image or d_out
-    args = (
+    numbers = (
         *like.shape[1:], *spec.size, *_flat(blocks),
         *read.stride, *_theta_strides(spec, theta), *d_out.stride, *added.stride,
-        *_axes(spec, like.shape), *_transforms(spec, theta),
+        *_axes(spec, like.shape), *_transforms(spec, theta), *fill_strides,
+    )  # fmt: skip
+    constants = (
         transform.load, transform.source, transform.monotone,
         transform.start, transform.adjoint, transform.store,
-        PADDING_RULES[spec.padding_mode], SAMPLERS[spec.mode],
-        spec.align_corners, spec.transforms is not None,
+        PADDING_RULES[spec.padding_mode], *SAMPLERS[spec.mode],
+        spec.align_corners, spec.padding_mode == "fill", spec.mask, spec.transforms is not None,
         _accumulator(spec, like.shape, like.dtype), _index(theta, read, d_out, added), unit, vector,
         d_image is not None, image is not None,
         config.tile_h, config.tile_w, config.lanes_c * vector, config.channels, config.loop, config.unroll,
     )  # fmt: skip
     shape = transform.partials_shape(samples, blocks.channel_blocks[0], blocks.tiles, spec.size)
-    return Plan(samples * blocks.per_sample, args, _options(config), shape, torch.contiguous_format)
+    return Plan(samples * blocks.per_sample, numbers, constants, _options(config), shape, torch.contiguous_format)
 
 
 def samples_of(spec: WarpSpec, batch: int) -> int:
@@ -109,6 +123,8 @@ def neighbours(*images: TensorLayout) -> tuple[bool, int]:
 
 def _config(forward: bool, channels: int, spec: WarpSpec, unit: bool, vector: int) -> LaunchConfig:
     config = choose_config(forward, channels, spec.size[1], unit, vector)
+    if spec.mode == "bicubic":
+        config = config._replace(unroll=1)  # with both gradients two tiles of sixteen taps take 168 registers
     return config._replace(tile_h=INTERPRETER[0], tile_w=INTERPRETER[1], unroll=1) if INTERPRETED else config
 
 

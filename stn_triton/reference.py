@@ -19,7 +19,7 @@ Non-finite source coordinates read nothing out of bounds:
 ============  ==========================  =======================================  ==================
 padding       ``transform_sample``        ``grid_sample`` (as PyTorch on CUDA)     gradients there
 ============  ==========================  =======================================  ==================
-zeros         0                           0                                        0
+zeros, fill   0, the fill                 0, the fill                              0
 border        0                           NaN: pixel 0; -inf: pixel 0;             NaN: 0; inf: to the
                                           inf: last pixel                          image only, as border
 reflection    0                           pixel 0                                  0
@@ -64,7 +64,7 @@ def pad(t: Array, n: int, padding_mode: str, align_corners: bool) -> tuple[Array
     zeros leaves the coordinate alone; border clips to [0, n-1], slope 0 from the edge on; reflection
     mirrors about the pixel centres (align_corners) or the pixel edges, then clips.
     """
-    if padding_mode == "zeros":
+    if padding_mode in ("zeros", "fill"):
         known = np.isfinite(t)
         return np.where(known, t, -100.0), np.ones_like(t), known
     slope = np.ones_like(t)
@@ -88,23 +88,43 @@ def pad(t: Array, n: int, padding_mode: str, align_corners: bool) -> tuple[Array
 # --- sampling kernels: U is read at integer taps j, weighted by k(t - j) ------------------------------
 
 
-def taps(t: Array, mode: str) -> list[tuple[Array, Array, Array]]:
-    """The taps (j, weight, d weight / dt) of one axis: the paper's k(.) at the integers around t.
+def cubic(s: Array) -> tuple[Array, Array]:
+    """k(s) and k'(s) of cubic convolution (Keys, 1981), with PyTorch's A = -0.75."""
+    r, a = np.abs(s), -0.75
+    near = ((a + 2) * r - (a + 3)) * r**2 + 1, (3 * (a + 2) * r - 2 * (a + 3)) * r
+    far = a * (r**3 - 5 * r**2 + 8 * r - 4), a * (3 * r**2 - 10 * r + 8)
+    return np.where(r <= 1, near[0], far[0]), np.sign(s) * np.where(r <= 1, near[1], far[1])
 
-    bilinear: max(0, 1 - |t - j|) at floor(t) and floor(t) + 1, eq. 5, so the derivative at an integer is
-    U[j+1] - U[j] as in PyTorch (the paper's eq. 7 leaves 0 there). nearest: eq. 4, ties to even.
+
+def taps(t: Array, n: int, mode: str, padding_mode: str, align_corners: bool) -> list[tuple[Array, Array, Array]]:
+    """The taps (j, weight, d weight / dt) of an axis of n pixels: the paper's k(.) at the integers around t.
+
+    nearest: eq. 4, ties to even. bilinear: max(0, 1 - |t - j|) at floor(t) and floor(t) + 1, eq. 5, so the derivative
+    at an integer is U[j+1] - U[j] as in PyTorch (the paper's eq. 7 leaves 0 there). Both of the padded coordinate.
+    bicubic, as PyTorch: four taps around the coordinate itself, each padded by itself, without padding's slope.
     """
+    padded, slope, _ = pad(t, n, padding_mode, align_corners)
     if mode == "nearest":
-        return [(np.rint(t), np.ones_like(t), np.zeros_like(t))]
-    j = np.floor(t)
-    return [(j, 1 - (t - j), -np.ones_like(t)), (j + 1, t - j, np.ones_like(t))]
+        return [(np.rint(padded), np.ones_like(t), np.zeros_like(t))]
+    if mode == "bilinear":
+        j = np.floor(padded)
+        return [(j, 1 - (padded - j), -slope), (j + 1, padded - j, slope)]
+    t = np.where(np.isfinite(t), t, padded)
+    around = [np.floor(t) + k for k in (-1, 0, 1, 2)]
+    return [(pad(j, n, padding_mode, align_corners)[0], *cubic(t - j)) for j in around]
 
 
-def _corners(u: Array, v: Array, shape: tuple[int, ...], mode: str) -> Iterator[tuple[Any, ...]]:
-    """Products of the taps of both axes: (i, j, weight, d weight / du, d weight / dv), 0 outside the image."""
+def _corners(
+    grid: Array, shape: tuple[int, ...], mode: str, padding_mode: str, align_corners: bool
+) -> Iterator[tuple[Any, ...]]:
+    """Products of the taps of both axes: (i, j, weight and its derivatives in the grid), 0 outside the image."""
     H, W = shape[-2:]
-    for i, weight_v, slope_v in taps(v, mode):
-        for j, weight_u, slope_u in taps(u, mode):
+    taps_u, taps_v = (
+        taps(pixels(grid[..., axis], n, align_corners), n, mode, padding_mode, align_corners)
+        for axis, n in enumerate((W, H))
+    )
+    for i, weight_v, slope_v in taps_v:
+        for j, weight_u, slope_u in taps_u:
             inside = (i >= 0) & (i < H) & (j >= 0) & (j < W)
             row = np.where(inside, i, 0).astype(np.int64)
             column = np.where(inside, j, 0).astype(np.int64)
@@ -112,22 +132,28 @@ def _corners(u: Array, v: Array, shape: tuple[int, ...], mode: str) -> Iterator[
                 row,
                 column,
                 inside * weight_v * weight_u,
-                inside * weight_v * slope_u,
-                inside * slope_v * weight_u,
+                inside * weight_v * slope_u * pixels_per_unit(W, align_corners),
+                inside * slope_v * weight_u * pixels_per_unit(H, align_corners),
             )
 
 
-def _source(grid: Array, shape: tuple[int, ...], padding_mode: str, align_corners: bool) -> tuple[Any, ...]:
-    """Padded pixel coordinates of a grid, their derivatives in the grid, and where both are known."""
-    H, W = shape[-2:]
-    u, slope_u, known_u = pad(pixels(grid[..., 0], W, align_corners), W, padding_mode, align_corners)
-    v, slope_v, known_v = pad(pixels(grid[..., 1], H, align_corners), H, padding_mode, align_corners)
-    slope_u = slope_u * pixels_per_unit(W, align_corners)
-    slope_v = slope_v * pixels_per_unit(H, align_corners)
-    return u, v, slope_u, slope_v, known_u & known_v
+def _known(grid: Array, shape: tuple[int, ...], padding_mode: str, align_corners: bool) -> NDArray[np.bool_]:
+    """Where both coordinates are known to the padding rule."""
+    known_u, known_v = (
+        pad(pixels(grid[..., axis], n, align_corners), n, padding_mode, align_corners)[2]
+        for axis, n in enumerate(shape[:-3:-1])
+    )
+    return known_u & known_v
 
 
 # --- an explicit grid ---------------------------------------------------------------------------------
+# Padding by a fill, of shape (), (C,) or (N, C), is padding by zeros around what the image has more than the fill:
+# V = sum over taps of U k(u - j) k(v - i) + fill (1 - coverage) = fill + sum over taps of (U - fill) k(u - j) k(v - i).
+
+
+def _filled(fill: ArrayLike, shape: tuple[int, ...]) -> Array:
+    """(N, C, 1, 1)."""
+    return np.broadcast_to(np.asarray(fill, np.float64), shape[:2])[:, :, None, None]
 
 
 def grid_sample(
@@ -136,15 +162,19 @@ def grid_sample(
     mode: str = "bilinear",
     padding_mode: str = "zeros",
     align_corners: bool = False,
+    fill: ArrayLike = 0.0,
 ) -> Array:
     """V = sum over taps of U k(u - j) k(v - i), eq. 3: image (N, C, H, W), grid (N, h, w, 2) of (u, v)."""
     image, grid = np.asarray(image, np.float64), np.asarray(grid, np.float64)
-    u, v, _, _, known = _source(grid, image.shape, padding_mode, align_corners)
+    if padding_mode == "fill":
+        colour = _filled(fill, image.shape)
+        return colour + grid_sample(image - colour, grid, mode, "zeros", align_corners)
     n = np.arange(image.shape[0])[:, None, None]
     out = np.zeros((*image.shape[:2], *grid.shape[1:3]))
-    for i, j, weight, _, _ in _corners(u, v, image.shape, mode):
+    for i, j, weight, _, _ in _corners(grid, image.shape, mode, padding_mode, align_corners):
         out += weight[:, None] * np.moveaxis(image[n, :, i, j], -1, 1)
-    return out if padding_mode != "zeros" else np.where(known[:, None], out, 0.0)
+    known = _known(grid, image.shape, padding_mode, align_corners)[:, None]
+    return out if padding_mode != "zeros" else np.where(known, out, 0.0)
 
 
 def grid_sample_backward(
@@ -154,29 +184,44 @@ def grid_sample_backward(
     mode: str = "bilinear",
     padding_mode: str = "zeros",
     align_corners: bool = False,
+    fill: ArrayLike = 0.0,
     *,
     magnitude: bool = False,
 ) -> tuple[Array, Array]:
-    """Eqs. 6 and 7: (d_image, d_grid).
+    """Eqs. 6 and 7: (d_image, d_grid). The fill's gradient is the sum of d_out less that of d_image, over pixels.
 
     With ``magnitude`` every term enters by its absolute value: the sum a rounding error is measured against.
     """
     d_out, image, grid = (np.asarray(a, np.float64) for a in (d_out, image, grid))
-    u, v, slope_u, slope_v, known = _source(grid, image.shape, padding_mode, align_corners)
-    d_out = np.where(known[:, None], d_out, 0.0)
+    if padding_mode == "fill":
+        colour = _filled(fill, image.shape)
+        image, padding_mode = np.abs(image) + np.abs(colour) if magnitude else image - colour, "zeros"
+    d_out = np.where(_known(grid, image.shape, padding_mode, align_corners)[:, None], d_out, 0.0)
     if magnitude:
-        d_out, image, slope_u, slope_v = np.abs(d_out), np.abs(image), np.abs(slope_u), np.abs(slope_v)
+        d_out, image = np.abs(d_out), np.abs(image)
     d_image, d_grid = np.zeros(image.shape), np.zeros(grid.shape)
     n = np.arange(image.shape[0])[:, None, None]
-    for i, j, weight, weight_du, weight_dv in _corners(u, v, image.shape, mode):
-        if magnitude:
-            weight_du, weight_dv = np.abs(weight_du), np.abs(weight_dv)
+    for i, j, *weights in _corners(grid, image.shape, mode, padding_mode, align_corners):
+        weight, weight_du, weight_dv = map(np.abs, weights) if magnitude else weights
         place: Any = np.index_exp[n, :, i, j]
         np.add.at(d_image, place, np.moveaxis(weight[:, None] * d_out, 1, -1))
         dot = (d_out * np.moveaxis(image[n, :, i, j], -1, 1)).sum(1)
-        d_grid[..., 0] += dot * weight_du * slope_u
-        d_grid[..., 1] += dot * weight_dv * slope_v
+        d_grid[..., 0] += dot * weight_du
+        d_grid[..., 1] += dot * weight_dv
     return d_image, d_grid
+
+
+def coverage(
+    grid: ArrayLike,
+    image_size: tuple[int, int],
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool = False,
+) -> Array:
+    """How much of each output pixel an image (H, W) covers, (N, 1, h, w): the image of ones, sampled at the grid."""
+    grid = np.asarray(grid, np.float64)
+    padding_mode = "zeros" if padding_mode == "fill" else padding_mode
+    return grid_sample(np.ones((len(grid), 1, *image_size)), grid, mode, padding_mode, align_corners)
 
 
 # --- transforms ---------------------------------------------------------------------------------------
@@ -353,14 +398,16 @@ def transform_sample(
     mode: str = "bilinear",
     padding_mode: str = "zeros",
     align_corners: bool = False,
+    fill: ArrayLike = 0.0,
 ) -> Array:
-    """The spatial transformer: theta, of batch N or 1, applied to the image; 0 at points that are not finite.
+    """The spatial transformer: theta, of batch N or 1, applied to the image; 0 (or the fill) at points not finite.
 
     ``transform`` is a name in `GRIDS`.
     """
     image, theta = np.asarray(image, np.float64), np.asarray(theta, np.float64)
     grid, finite = _points(transform, theta, image.shape[0], size or image.shape[-2:], align_corners)
-    return np.where(finite[:, None], grid_sample(image, grid, mode, padding_mode, align_corners), 0.0)
+    outside = _filled(fill, image.shape) if padding_mode == "fill" else 0.0
+    return np.where(finite[:, None], grid_sample(image, grid, mode, padding_mode, align_corners, fill), outside)
 
 
 def transform_sample_backward(
@@ -371,6 +418,7 @@ def transform_sample_backward(
     mode: str = "bilinear",
     padding_mode: str = "zeros",
     align_corners: bool = False,
+    fill: ArrayLike = 0.0,
     *,
     magnitude: bool = False,
 ) -> tuple[Array, Array]:
@@ -379,7 +427,8 @@ def transform_sample_backward(
     batch, size = image.shape[0], d_out.shape[-2:]
     grid, finite = _points(transform, theta, batch, size, align_corners)
     d_out = np.where(finite[:, None], d_out, 0.0)
-    d_image, d_grid = grid_sample_backward(d_out, image, grid, mode, padding_mode, align_corners, magnitude=magnitude)
+    options = mode, padding_mode, align_corners, fill
+    d_image, d_grid = grid_sample_backward(d_out, image, grid, *options, magnitude=magnitude)
     each = np.broadcast_to(theta, (batch, *theta.shape[1:]))
     d_theta = GRIDS[transform][1](d_grid, each, size, align_corners, magnitude=magnitude)
     return d_image, d_theta if theta.shape[0] == batch else d_theta.sum(0, keepdims=True)

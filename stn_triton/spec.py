@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from .transforms import Transform
 
-MODES = ("bilinear", "nearest")
-PADDING_MODES = ("zeros", "border", "reflection")
+MODES = ("bilinear", "nearest", "bicubic")
+PADDING_MODES = ("zeros", "border", "reflection", "fill")
 
 
 class WarpSpec(NamedTuple):
@@ -20,3 +20,4 @@ class WarpSpec(NamedTuple):
     align_corners: bool
     size: tuple[int, int]  #: (h, w)
     transforms: int | None = None  #: M of each image, from theta (N, M, ...) to an output (N, M, C, h, w); None: no M
+    mask: bool = False  #: whether the coverage of the output is wanted too

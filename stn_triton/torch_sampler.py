@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 # torch's own numbering
-MODES = {"bilinear": 0, "nearest": 1}
+MODES = {"bilinear": 0, "nearest": 1, "bicubic": 2}
 PADDING_MODES = {"zeros": 0, "border": 1, "reflection": 2}
 #: Target pixels from which torch's sampler gives a thread as little as one sample (its grain, in torch 2.13).
 ONE_SAMPLE_PER_THREAD = 8192
@@ -29,8 +29,11 @@ def sample(image: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corn
     if is_bounded(grid):
         return sample_bounded(image, grid, mode, padding_mode, align_corners)
     far = bound(grid.dtype)
-    infinity = -1.0 if padding_mode == "reflection" else far
-    clean = grid.nan_to_num(nan=-1.0, posinf=infinity, neginf=-abs(infinity)).clamp(-far, far)
+    first = torch.tensor(  # pixel 0
+        [-1 if align_corners else 1 / n - 1 for n in image.shape[:1:-1]], dtype=grid.dtype, device=grid.device
+    )
+    lost = ~grid.isfinite() if padding_mode == "reflection" else grid.isnan()
+    clean = torch.where(lost, first, grid).clamp(-far, far)
     out = sample_bounded(image, clean, mode, padding_mode, align_corners)
     # As pixels, since an infinite coordinate of a one-pixel axis is 0 * inf: unknown.
     pixels = [u * (n - 1 if align_corners else n) for u, n in zip(grid.unbind(-1), image.shape[:1:-1], strict=True)]

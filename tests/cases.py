@@ -26,26 +26,52 @@ class TransformCase:
     name: str
     #: (rng, N, size) -> theta; generic, so that no source point sits on a kink.
     theta: Callable[[np.random.Generator, int, tuple[int, int]], np.ndarray]
-    #: (image, theta, size, mode, padding_mode, align_corners) -> out
+    #: (image, theta, size, mode, padding_mode, align_corners, fill=None) -> out
     sample: Callable[..., torch.Tensor]
     reference: Callable[..., np.ndarray]
-    #: (d_out, image, theta, mode, padding_mode, align_corners, magnitude=...) -> (d_image, d_theta)
+    #: (d_out, image, theta, mode, padding_mode, align_corners, fill, magnitude=...) -> (d_image, d_theta)
     reference_backward: Callable[..., tuple[np.ndarray, np.ndarray]]
     pytorch: Callable[..., torch.Tensor]
 
 
 def _by_theta(name, theta, sample, torch_grid) -> TransformCase:
     """A transform by parameters; ``torch_grid(theta, size, align_corners)`` is PyTorch's own way to its grid."""
+
+    def ours(image, theta, size, mode, padding_mode, align_corners, fill=None):
+        return sample(image, theta, size, mode=mode, padding_mode=padding_mode, align_corners=align_corners, fill=fill)
+
+    def pytorchs(image, theta, size, mode, padding_mode, align_corners, fill=None):
+        grid = torch_grid(theta, size, align_corners)
+        return _torch_sample(image, grid, mode, padding_mode, align_corners, fill)
+
     return TransformCase(
         name,
         theta,
-        lambda image, theta, size, mode, padding_mode, align_corners: sample(
-            image, theta, size, mode=mode, padding_mode=padding_mode, align_corners=align_corners
-        ),
+        ours,
         functools.partial(reference.transform_sample, name),
         functools.partial(reference.transform_sample_backward, name),
-        lambda image, theta, size, *options: _torch_sample(image, torch_grid(theta, size, options[-1]), *options),
+        pytorchs,
     )
+
+
+def _dense(image, theta, size, mode, padding_mode, align_corners, fill=None):
+    """The drop-in, but for what PyTorch's signature has no place for."""
+    if fill is None:
+        return stn_triton.grid_sample(image, theta, mode, padding_mode, align_corners)
+    return stn_triton.transform_sample(
+        "dense", image, theta, size, mode=mode, padding_mode=padding_mode, align_corners=align_corners, fill=fill
+    )
+
+
+def _torch_sample(image, grid, mode, padding_mode, align_corners, fill=None):
+    """A fill as it is usually done: by a second sampling, of ones."""
+    if fill is None:
+        return F.grid_sample(image, grid, mode=mode, padding_mode=padding_mode, align_corners=align_corners)
+    inside, ones = (
+        F.grid_sample(t, grid, mode=mode, padding_mode="zeros", align_corners=align_corners)
+        for t in (image, torch.ones_like(image[:, :1]))
+    )
+    return inside + fill.to(image)[..., None, None] * (1 - ones)
 
 
 def _torch_affine(theta, size, align_corners):
@@ -128,17 +154,13 @@ TRANSFORM_CASES = {
         TransformCase(
             "dense",
             lambda rng, n, size: rng.uniform(-1.6, 1.6, (n, *size, 2)),
-            lambda image, theta, size, *options: stn_triton.grid_sample(image, theta, *options),
+            _dense,
             lambda image, theta, size, *options: reference.grid_sample(image, theta, *options),
             reference.grid_sample_backward,
             lambda image, theta, size, *options: _torch_sample(image, theta, *options),
         ),
     )
 }
-
-
-def _torch_sample(image, grid, mode, padding_mode, align_corners):
-    return F.grid_sample(image, grid, mode=mode, padding_mode=padding_mode, align_corners=align_corners)
 
 
 def parametrize_samplers(function):

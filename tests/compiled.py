@@ -166,9 +166,9 @@ def kernels_over_random_shapes() -> Iterator[str]:
                         image = torch.empty(image.numel() + 1)[1:].as_strided(image.shape, image.stride())
                     theta = torch.empty(n, 2, 3)
                     if work == "forward":
-                        launch.forward(spec, image, theta)
+                        launch.forward(spec, image, theta, None, image.dtype)
                     else:
-                        launch.backward(spec, image, image, ImageLike.of(image), theta, True, True)
+                        launch.backward(spec, image, None, image, ImageLike.of(image), theta, None, True, True)
             counts[work] = len({id(one.kernel) for one in launches})
         if max(counts.values()) > 6 or len(launches) != 100:
             yield f"{layout}: {counts} kernels for 100 shapes, expected at most 6"

@@ -38,6 +38,7 @@ class Case:
     shape: tuple[int, int, int, int] = (8, 3, 256, 256)  #: of the image, and of the output
     size: str = "small"  #: one of `SIZES`
     transforms: int | None = None  #: of every image
+    mask: bool = False
 
     @property
     def label(self) -> str:
@@ -46,6 +47,7 @@ class Case:
         parts += [self.transform, self.mode, self.padding_mode]
         parts += ["align_corners"] * self.align_corners + [self.size] * (self.size != "small")
         parts += [f"{self.transforms} transforms"] * (self.transforms is not None)
+        parts += ["mask"] * self.mask
         return " ".join(parts)
 
     @property
@@ -57,8 +59,9 @@ class Case:
         """What the launcher asks for: one kernel."""
         n, _, h, w = self.shape
         transform, many = TRANSFORMS[self.transform], () if self.transforms is None else (self.transforms,)
-        spec = WarpSpec(transform, self.mode, self.padding_mode, self.align_corners, (h, w), self.transforms)
+        spec = WarpSpec(transform, self.mode, self.padding_mode, self.align_corners, (h, w), self.transforms, self.mask)
         image = self._image()
+        fill = torch.zeros(self.shape[:2]) if self.padding_mode == "fill" else None
         theta = torch.zeros(1).expand(n, *many, *transform.parameter_shape((h, w)))
         with ExitStack() as stack:
             launches = stack.enter_context(compiled_for(self.target))
@@ -67,11 +70,12 @@ class Case:
             if self.size == "long":
                 stack.enter_context(mock.patch.object(plan, "_accumulator", return_value=tl.float64))
             if self.work == "forward":
-                launch.forward(spec, image, theta)
+                launch.forward(spec, image, theta, fill, image.dtype)
             else:
                 needs = self.work in ("d_image", "both"), self.work in ("d_theta", "both")
                 d_out = image if self.transforms is None else image[:, None].expand(-1, self.transforms, -1, -1, -1)
-                launch.backward(spec, d_out, image, ImageLike.of(image), theta, *needs)
+                d_mask = torch.zeros(1).expand(n, *many, 1, h, w) if self.mask else None
+                launch.backward(spec, d_out, d_mask, image, ImageLike.of(image), theta, fill, *needs)
         return launches
 
     def _image(self) -> torch.Tensor:
@@ -137,6 +141,7 @@ FACTORS = {
     "shape": ((2, 1, 32, 40), (2, 3, 32, 40), (2, 8, 32, 40), (2, 8, 32, 14)),
     "size": SIZES,
     "transforms": (None, 4),
+    "mask": (False, True),
 }
 
 

@@ -121,8 +121,9 @@ def count(launch: Launch) -> Count:
     arguments = launch.arguments
     loads = 0
     if "d_out" in arguments:  # itself, and the image at its taps
-        loads = 1 + arguments["NEEDS_THETA"] * {"nearest": 1, "bilinear": 4}[arguments["TAPS"].__name__]
-    work = Work(arguments["UNROLL"], arguments["CHANNELS"], loads, arguments["image"].element_size() * 8)
+        loads = 1 + arguments["NEEDS_THETA"] * {"nearest": 1, "bilinear": 4, "bicubic": 16}[arguments["TAPS"].__name__]
+    written = arguments["CHANNELS"] + arguments["MASK"]
+    work = Work(arguments["UNROLL"], written, loads, arguments["image"].element_size() * 8)
     return count_kernel(launch.kernel, work)
 
 
@@ -131,7 +132,7 @@ class Work:
     """What a kernel's source says of its loops, so that their instructions can be shared among pixels and channels."""
 
     unroll: int = 1  #: tiles that one trip of the loop over tiles handles
-    channels: int = 1  #: written out, of each of them
+    channels: int = 1  #: written out, of each of them, the mask included
     loads: int = 0  #: per element of a backward kernel; 0: elements are counted by the forward kernel's stores
     bits: int = 32  #: of an element
 

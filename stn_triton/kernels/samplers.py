@@ -1,15 +1,17 @@
-"""Sampling kernels k(.) of the paper as taps: which pixels a coordinate reads, and with what weight.
+"""Sampling kernels k(.) of the paper, one axis at a time, and the taps that two axes make: which pixels a point reads.
 
-A sampler maps a tile of coordinates to an origin pixel (i, j) and a tuple of taps
-``(down, right, weight, weight_dx, weight_dy, inside)``: the pixel (i + down, j + right), the product weight of
-both axes, its derivatives, and which lanes may touch it. Taps are computed once per pixel; `read`, `multiply`
-and `scatter` then visit them for every channel. Where a tile lies wholly inside the image (``not MASKED``) no tap
-can miss it, and nothing is tested.
+A sampler maps coordinates t on an axis of n pixels to ``(first, taps, slope, known)``: the pixel that taps are counted
+from; for each tap ``(step, weight, d_weight, inside)``, the pixel first + step, k(t - pixel), its derivative, and
+whether there is such a pixel; then the slope of the padding rule, by which derivatives are multiplied, and whether t is
+a number. Where a tile lies wholly inside the image (``not MASKED``) there is no padding, and nothing is tested.
+
+`taps_of` forms the products: ``(down, right, weight, weight_dx, weight_dy, inside)``, the pixel (i + down, j + right).
+They are computed once per pixel; `read`, `multiply` and `scatter` then visit them for every channel.
 """
 
 from __future__ import annotations
 
-from .coordinates import floor, round_half_even
+from .coordinates import floor, round_half_even, zeros
 from .language import constexpr, jit, tl
 
 
@@ -20,32 +22,89 @@ def inside_axis(index, n):
 
 
 @jit
-def nearest(x, y, H, W, live, MASKED: constexpr):
+def nearest(t, n, axis, PAD: constexpr, ALIGN_CORNERS: constexpr, MASKED: constexpr):
     """Eq. 4 of the paper, ties to even; no derivative in the coordinate."""
-    x, j = round_half_even(x)
-    y, i = round_half_even(y)
-    inside = live & inside_axis(i, H) & inside_axis(j, W) if MASKED else live
-    one, zero = tl.full(x.shape, 1.0, x.dtype), tl.zeros(x.shape, x.dtype)
-    return i, j, ((0, 0, one, zero, zero, inside),)
+    slope, known, inside = 1.0, True, True
+    if MASKED:
+        t, slope, known = PAD(t, axis[4], axis[5], ALIGN_CORNERS)
+    t, j = round_half_even(t)
+    if MASKED:
+        inside = inside_axis(j, n)
+    return j, ((0, tl.full(t.shape, 1.0, t.dtype), tl.zeros(t.shape, t.dtype), inside),), slope, known
 
 
 @jit
-def bilinear(x, y, H, W, live, MASKED: constexpr):
+def bilinear(t, n, axis, PAD: constexpr, ALIGN_CORNERS: constexpr, MASKED: constexpr):
     """Eq. 5 of the paper. At an integer coordinate the derivative is U[j+1] - U[j], as in PyTorch."""
-    x0, j = floor(x)
-    y0, i = floor(y)
-    right, low = x - x0, y - y0
-    left, high = 1 - right, 1 - low
-    in_left, in_right, in_high, in_low = live, live, live, live
+    slope, known, in_low, in_high = 1.0, True, True, True
     if MASKED:
-        in_left, in_right = inside_axis(j, W), inside_axis(j + 1, W)
-        in_high, in_low = live & inside_axis(i, H), live & inside_axis(i + 1, H)
-    return i, j, (
-        (0, 0, high * left, -high, -left, in_high & in_left),
-        (0, 1, high * right, high, -right, in_high & in_right),
-        (1, 0, low * left, -low, left, in_low & in_left),
-        (1, 1, low * right, low, right, in_low & in_right),
+        t, slope, known = PAD(t, axis[4], axis[5], ALIGN_CORNERS)
+    below, j = floor(t)
+    high = t - below
+    if MASKED:
+        in_low, in_high = inside_axis(j, n), inside_axis(j + 1, n)
+    return j, ((0, 1 - high, -1.0, in_low), (1, high, 1.0, in_high)), slope, known
+
+
+@jit
+def bicubic(t, n, axis, PAD: constexpr, ALIGN_CORNERS: constexpr, MASKED: constexpr):
+    """Cubic convolution over four pixels (Keys, 1981) with A = -0.75, as in PyTorch.
+
+    Weights are those of the coordinate itself: padding moves each tap by itself, and has no slope. A coordinate too
+    large for `floor` goes where padding sends it.
+    """
+    known = True
+    if MASKED:
+        padded, _, known = PAD(t, axis[4], axis[5], ALIGN_CORNERS)
+        t = tl.where(tl.abs(t) < (2251799813685248.0 if t.dtype == tl.float64 else 4194304.0), t, padded)
+    below, j = floor(t)
+    s = t - below
+    r = 1 - s
+    weights = (
+        -0.75 * s * r * r, tl.fma(tl.fma(s, 1.25, -2.25), s * s, 1.0),
+        tl.fma(tl.fma(r, 1.25, -2.25), r * r, 1.0), -0.75 * r * s * s,
     )  # fmt: skip
+    slopes = (
+        -0.75 * r * tl.fma(s, -3.0, 1.0), tl.fma(s, 3.75, -4.5) * s,
+        tl.fma(r, -3.75, 4.5) * r, -0.75 * s * tl.fma(s, -3.0, 2.0),
+    )  # fmt: skip
+    taps = ()
+    if MASKED and PAD is not zeros:
+        for k in tl.static_range(4):
+            tap, _, _ = PAD(below + (k - 1), axis[4], axis[5], ALIGN_CORNERS)
+            _, step = round_half_even(tap)
+            taps += ((step, weights[k], slopes[k], True),)
+        return tl.zeros(j.shape, j.dtype), taps, 1.0, known
+    else:  # at fixed distances from each other
+        for k in tl.static_range(4):
+            taps += ((k, weights[k], slopes[k], inside_axis(j + (k - 1), n) if MASKED else True),)
+        return j - 1, taps, 1.0, known
+
+
+@jit
+def taps_of(taps_x, taps_y, seen, MASKED: constexpr):
+    """The taps of a point from those of its two axes; ``seen`` are the lanes that may touch any."""
+    taps = ()
+    for r in tl.static_range(len(taps_y)):
+        down, weight_y, slope_y, inside_y = taps_y[r]
+        inside_y = seen & inside_y if MASKED else seen
+        for c in tl.static_range(len(taps_x)):
+            right, weight_x, slope_x, inside_x = taps_x[c]
+            inside = inside_y & inside_x if MASKED else inside_y
+            taps += ((down, right, weight_y * weight_x, weight_y * slope_x, slope_y * weight_x, inside),)
+    return taps
+
+
+@jit
+def coverage_of(taps):
+    """How much of a coordinate's weight lies inside the axis, exactly 1 where all of it does; and its derivative."""
+    share, slope, whole = 0.0, 0.0, True
+    for k in tl.static_range(len(taps)):
+        _, weight, d_weight, inside = taps[k]
+        share += tl.where(inside, weight, 0.0)
+        slope += tl.where(inside, d_weight, 0.0)
+        whole = whole & inside
+    return tl.where(whole, 1.0, share), tl.where(whole, 0.0, slope)
 
 
 @jit

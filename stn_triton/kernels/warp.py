@@ -5,7 +5,7 @@ Both are put together at compile time from three families of device functions, p
 - a transform (``stn_triton/transforms``): ``LOAD`` reads a sample's parameters, ``SOURCE`` maps target
   pixels to source pixels, ``START``, ``ADJOINT`` and ``STORE`` make the gradient of the parameters;
 - a padding rule (`coordinates`): ``PAD``;
-- a sampler (`samplers`): ``TAPS``.
+- a sampler (`samplers`): ``TAPS``, and by how many pixels its taps reach beyond bilinear's, ``REACH``.
 
 Coordinates and sums are ``ACC``: float32, or float64 for float64 images and where float32 cannot number the
 pixels of an axis. Offsets inside a sample are ``INDEX``: int32, or int64 for large ones.
@@ -17,6 +17,9 @@ pixel for all channels, and in the loop over channels no lane needs another's va
 
 Most tiles lie wholly inside the image. `lies_inside` proves it for a whole program, which then takes the loop without
 bounds checks (``not MASKED``).
+
+The coverage of a point is the sampler's weight inside the image, what a warped image of ones would be there. FILL puts
+a colour where it is missing; MASK stores it beside the output.
 """
 
 from __future__ import annotations
@@ -24,37 +27,36 @@ from __future__ import annotations
 from .coordinates import axis_frame, centre_of, largest, smallest
 from .language import constexpr, float64, int64, jit, tl
 from .programs import offset_of, own_block, pixels, plane_of, read_by, typed_strides
-from .samplers import multiply, read, scatter, slope, zero_per_tap
+from .samplers import coverage_of, multiply, read, scatter, slope, taps_of, zero_per_tap
 
 
 @jit
 def locate(
-    state, row, column, live, x, y, axes,
-    SOURCE: constexpr, PAD: constexpr, ALIGN_CORNERS: constexpr, MASKED: constexpr,
+    state, row, column, live, x, y, sizes, axes,
+    SOURCE: constexpr, PAD: constexpr, TAPS: constexpr, ALIGN_CORNERS: constexpr, MASKED: constexpr,
 ):  # fmt: skip
-    """Target pixels to padded source pixels: the one coordinate function of forward and backward.
+    """Target pixels to what their source points read: the one coordinate function of forward and backward.
 
-    Returns the source pixels (u, v), the slopes of the padding rule, the lanes that read anything, and the lanes
+    Returns (first pixel, taps, slope of padding) of the x and of the y axis, the lanes that read anything, and those
     whose gradient exists. Inside the image (``not MASKED``) every padding rule leaves a point where it is.
     """
+    _, _, H, W = sizes
+    axis_x, axis_y = axes
     u, v, seen = SOURCE(state, row, column, live, x, y, axes)
+    j, taps_x, slope_x, known_x = TAPS(u, W, axis_x, PAD, ALIGN_CORNERS, MASKED)
+    i, taps_y, slope_y, known_y = TAPS(v, H, axis_y, PAD, ALIGN_CORNERS, MASKED)
     if MASKED:
-        axis_x, axis_y = axes
-        _, _, _, _, width, inverse_x = axis_x
-        _, _, _, _, height, inverse_y = axis_y
-        u, slope_u, known_u = PAD(u, width, inverse_x, ALIGN_CORNERS)
-        v, slope_v, known_v = PAD(v, height, inverse_y, ALIGN_CORNERS)
-        return u, v, slope_u, slope_v, seen, seen & known_u & known_v
+        return (j, taps_x, slope_x), (i, taps_y, slope_y), seen, seen & known_x & known_y
     else:
-        return u, v, 1.0, 1.0, live, live
+        return (j, taps_x, slope_x), (i, taps_y, slope_y), live, live
 
 
 @jit
-def lies_inside(state, row, column, rows, columns, sizes, axes, SOURCE: constexpr, ACC: constexpr):
+def lies_inside(state, row, column, rows, columns, sizes, axes, SOURCE: constexpr, REACH: constexpr, ACC: constexpr):
     """Whether every tap of a block of target pixels lies inside the image, judged by the block's four corners.
 
-    That is, 0 < u < W - 1 and 0 < v < H - 1 at all four. If u and v are monotone in x and in y as they are computed,
-    with every rounding, that holds for the pixels between them too; so the corners go through the function
+    That is, REACH < u < W - 1 - REACH, and v likewise, at all four. If u and v are monotone in x and in y as they are
+    computed, with every rounding, that holds for the pixels between them too; so the corners go through the function
     that the pixels go through. A corner that is not a number is not inside.
     """
     h, w, H, W = sizes
@@ -66,13 +68,23 @@ def lies_inside(state, row, column, rows, columns, sizes, axes, SOURCE: constexp
     u01, v01, _ = SOURCE(state, row, last_column, True, x1, y0, axes)
     u10, v10, _ = SOURCE(state, last_row, column, True, x0, y1, axes)
     u11, v11, _ = SOURCE(state, last_row, last_column, True, x1, y1, axes)
-    inside_x = (smallest(u00, u01, u10, u11) > 0) & (largest(u00, u01, u10, u11) < (W - 1).to(ACC))
-    return inside_x & (smallest(v00, v01, v10, v11) > 0) & (largest(v00, v01, v10, v11) < (H - 1).to(ACC))
+    inside_x = (smallest(u00, u01, u10, u11) > REACH) & (largest(u00, u01, u10, u11) < (W - 1 - REACH).to(ACC))
+    return inside_x & (smallest(v00, v01, v10, v11) > REACH) & (largest(v00, v01, v10, v11) < (H - 1 - REACH).to(ACC))
+
+
+@jit
+def outside_of(fill, n, stride_n, channel, stride_c, mask, sample, h, w, channel_block):
+    """A program's fill and coverage: (fill, its stride, mask, whether the program is the first of its pixels').
+
+    The fill is (N, C), of any strides; the mask (samples, h, w), without gaps.
+    """
+    fill = plane_of(fill, n, stride_n, channel, stride_c, 1)
+    return fill, stride_c, mask + sample.to(tl.int64) * h * w, channel_block == 0
 
 
 # The arguments of both kernels that are values at run time: one compiled kernel serves all sizes and alignments.
 RUN_TIME = (
-    "image", "theta", "out", "d_out", "d_image", "d_theta",
+    "image", "theta", "out", "fill", "mask", "d_out", "d_mask", "d_image", "d_theta",
     "C", "H", "W", "h", "w", "channels", "steps",
     "column_blocks", "columns_multiplier", "columns_shift",
     "row_blocks", "rows_multiplier", "rows_shift",
@@ -83,20 +95,25 @@ RUN_TIME = (
     "d_image_stride_n", "d_image_stride_c", "d_image_stride_h", "d_image_stride_w",
     "ratio_x", "pitch_x", "inverse_x", "ratio_y", "pitch_y", "inverse_y",
     "transforms", "transforms_multiplier", "transforms_shift", "theta_stride_m",
-    "theta_size_0", "theta_size_1",
+    "theta_size_0", "theta_size_1", "fill_stride_n", "fill_stride_c",
 )  # fmt: skip
 
 
 @jit
 def forward_tiles(
-    image, image_strides, out, out_strides, state, row, column, channels, steps, sizes, axes,
-    SOURCE: constexpr, PAD: constexpr, TAPS: constexpr, ALIGN_CORNERS: constexpr, ACC: constexpr,
-    TILE_H: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr, LOOP: constexpr, UNROLL: constexpr, MASKED: constexpr,
+    image, image_strides, out, out_strides, outside, state, row, column, channels, steps, sizes, axes,
+    SOURCE: constexpr, PAD: constexpr, TAPS: constexpr, ALIGN_CORNERS: constexpr, FILL: constexpr, MASK: constexpr,
+    ACC: constexpr, TILE_H: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr, LOOP: constexpr, UNROLL: constexpr,
+    MASKED: constexpr,
 ):  # fmt: skip
-    """`warp_forward` from the first tile, whose pixels are (row, column), to the last."""
+    """`warp_forward` from the first tile, whose pixels are (row, column), to the last.
+
+    ``outside`` is (fill, its stride, mask, whether this program is the one of its pixels' that stores it).
+    """
     image_c, image_h, image_w = image_strides
     out_c, out_h = out_strides[0], out_strides[1]
-    h, w, H, W = sizes
+    fill, fill_c, mask, covers = outside
+    h, w = sizes[0], sizes[1]
     channel = tl.arange(0, BLOCK_C)[None, :]
     target = out + offset_of(row, column, channel, out_strides)
     last_x, last_y = centre_of(w, ACC), centre_of(h, ACC)
@@ -107,23 +124,36 @@ def forward_tiles(
     for _step in range(steps):
         for _tile in tl.static_range(UNROLL):
             live = live_x & (y <= last_y)
-            u, v, _, _, seen, _ = locate(
-                state, row, column, live, x, y if MASKED else tl.minimum(y, last_y), axes,
-                SOURCE, PAD, ALIGN_CORNERS, MASKED,
+            of_x, of_y, seen, _ = locate(
+                state, row, column, live, x, y if MASKED else tl.minimum(y, last_y), sizes, axes,
+                SOURCE, PAD, TAPS, ALIGN_CORNERS, MASKED,
             )  # fmt: skip
-            i, j, taps = TAPS(u, v, H, W, seen, MASKED)
+            j, taps_x, _ = of_x
+            i, taps_y, _ = of_y
+            taps = taps_of(taps_x, taps_y, seen, MASKED)
+            cover = 1.0
+            if MASKED and (FILL or MASK):
+                cover = tl.where(seen, coverage_of(taps_x)[0] * coverage_of(taps_y)[0], 0.0)
+            if MASK:
+                place = mask + row.to(image_h.dtype) * w + column
+                tl.store(place, tl.full(row.shape, 1.0, ACC) * cover, mask=live & covers)
             origin = offset_of(i, j, channel, image_strides)
             loaded = zero_per_tap(taps, BLOCK_C, image.dtype.element_ty)
             if not LOOP:
                 for c in tl.static_range(CHANNELS):
                     value, loaded = read(loaded, image + c * image_c, origin, taps, image_h, image_w, ACC, MASKED)
+                    if MASKED and FILL:
+                        value = tl.fma(1 - cover, tl.load(fill + (channel + c) * fill_c).to(ACC), value)
                     tl.store(target + c * out_c, value.to(out.dtype.element_ty), mask=live)
             else:
                 plane = target
-                for _block in range(0, channels, BLOCK_C * CHANNELS):
+                for block in range(0, channels, BLOCK_C * CHANNELS):
                     for c in tl.static_range(CHANNELS):
                         at = origin + c * (BLOCK_C * image_c)
                         value, loaded = read(loaded, image, at, taps, image_h, image_w, ACC, MASKED)
+                        if MASKED and FILL:
+                            colour = fill + (block + c * BLOCK_C + channel) * fill_c
+                            value = tl.fma(1 - cover, tl.load(colour).to(ACC), value)
                         tl.store(plane, value.to(out.dtype.element_ty), mask=live)
                         plane += BLOCK_C * out_c
                     origin += CHANNELS * BLOCK_C * image_c
@@ -145,13 +175,16 @@ def warp_forward(
     ratio_x: float64, pitch_x: float64, inverse_x: float64,
     ratio_y: float64, pitch_y: float64, inverse_y: float64,
     transforms, transforms_multiplier: int64, transforms_shift, theta_stride_m: int64, theta_size_0, theta_size_1,
+    fill_stride_n: int64, fill_stride_c: int64, fill, mask,
     LOAD: constexpr, SOURCE: constexpr, MONOTONE: constexpr, PAD: constexpr, TAPS: constexpr,
-    ALIGN_CORNERS: constexpr, MANY: constexpr, ACC: constexpr, INDEX: constexpr, UNIT: constexpr, VECTOR: constexpr,
+    REACH: constexpr, ALIGN_CORNERS: constexpr, FILL: constexpr, MASK: constexpr, MANY: constexpr, ACC: constexpr,
+    INDEX: constexpr, UNIT: constexpr, VECTOR: constexpr,
     TILE_H: constexpr, TILE_W: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr, LOOP: constexpr, UNROLL: constexpr,
 ):  # fmt: skip
     """out[n, c, k, l] = sum over taps of image[n, c, i, j] k(u - j) k(v - i), (u, v) = T_theta(l, k), eq. 3.
 
-    MANY: ``transforms`` thetas of every image, and as many samples of the output.
+    MANY: ``transforms`` thetas of every image, and as many samples of the output. FILL: plus fill[n, c] times what
+    coverage lacks to 1. MASK: the coverage goes to mask[n, 0, k, l], from the programs of the first channels.
     One program owns ``channels`` channels of one sample (not LOOP: CHANNELS, which are all of them) and
     ``steps * UNROLL`` tiles of TILE_H x TILE_W target pixels below each other.
     Launch grid: (samples * channel_blocks * row_blocks * column_blocks,).
@@ -175,38 +208,43 @@ def warp_forward(
     first_channel = channel_block * channels
     image = plane_of(image, n, image_stride_n, first_channel, image_stride_c, VECTOR)
     out = plane_of(out, sample, out_stride_n, first_channel, out_stride_c, VECTOR)
+    outside = outside_of(fill, n, fill_stride_n, first_channel, fill_stride_c, mask, sample, h, w, channel_block)
     channels = tl.minimum(channels, C - first_channel)
     rows = TILE_H * UNROLL * steps
     first_row, first_column = row_block * rows, column_block * TILE_W
     row, column = pixels(first_row, first_column, TILE_H, TILE_W)
     inside = False
     if MONOTONE:
-        inside = lies_inside(state, first_row, first_column, rows, TILE_W, sizes, axes, SOURCE, ACC)
+        inside = lies_inside(state, first_row, first_column, rows, TILE_W, sizes, axes, SOURCE, REACH, ACC)
     if inside:
         forward_tiles(
-            image, image_strides, out, out_strides, state, row, column, channels, steps, sizes, axes,
-            SOURCE, PAD, TAPS, ALIGN_CORNERS, ACC, TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL, MASKED=False,
+            image, image_strides, out, out_strides, outside, state, row, column, channels, steps, sizes, axes,
+            SOURCE, PAD, TAPS, ALIGN_CORNERS, FILL, MASK, ACC, TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL, MASKED=False,
         )  # fmt: skip
     else:
         forward_tiles(
-            image, image_strides, out, out_strides, state, row, column, channels, steps, sizes, axes,
-            SOURCE, PAD, TAPS, ALIGN_CORNERS, ACC, TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL, MASKED=True,
+            image, image_strides, out, out_strides, outside, state, row, column, channels, steps, sizes, axes,
+            SOURCE, PAD, TAPS, ALIGN_CORNERS, FILL, MASK, ACC, TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL, MASKED=True,
         )  # fmt: skip
 
 
 @jit
 def backward_tiles(
-    d_out, d_out_strides, image, image_strides, d_image, d_image_strides, partial, d_theta,
+    d_out, d_out_strides, image, image_strides, d_image, d_image_strides, outside, partial, d_theta,
     state, part, row, column, channels, steps, sizes, axes,
-    SOURCE: constexpr, ADJOINT: constexpr, PAD: constexpr, TAPS: constexpr, ALIGN_CORNERS: constexpr, ACC: constexpr,
-    NEEDS_IMAGE: constexpr, NEEDS_THETA: constexpr,
+    SOURCE: constexpr, ADJOINT: constexpr, PAD: constexpr, TAPS: constexpr, ALIGN_CORNERS: constexpr, FILL: constexpr,
+    MASK: constexpr, ACC: constexpr, NEEDS_IMAGE: constexpr, NEEDS_THETA: constexpr,
     TILE_H: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr, LOOP: constexpr, UNROLL: constexpr, MASKED: constexpr,
 ):  # fmt: skip
-    """`warp_backward` from the first tile, whose pixels are (row, column), to the last; returns what STORE takes."""
+    """`warp_backward` from the first tile, whose pixels are (row, column), to the last; returns what STORE takes.
+
+    ``outside`` is as in `forward_tiles`, with the mask's gradient in place of the mask.
+    """
     d_out_c, d_out_h = d_out_strides[0], d_out_strides[1]
     image_c, image_h, image_w = image_strides
     d_image_c, d_image_h, d_image_w = d_image_strides
-    h, w, H, W = sizes
+    fill, fill_c, d_mask, covers = outside
+    h, w = sizes[0], sizes[1]
     channel = tl.arange(0, BLOCK_C)[None, :]
     target = d_out + offset_of(row, column, channel, d_out_strides)
     last_x, last_y = centre_of(w, ACC), centre_of(h, ACC)
@@ -217,14 +255,17 @@ def backward_tiles(
     for _step in range(steps):
         for _tile in tl.static_range(UNROLL):
             live = live_x & (y <= last_y)
-            u, v, slope_u, slope_v, _, differentiable = locate(
-                state, row, column, live, x, y if MASKED else tl.minimum(y, last_y), axes,
-                SOURCE, PAD, ALIGN_CORNERS, MASKED,
+            of_x, of_y, _, differentiable = locate(
+                state, row, column, live, x, y if MASKED else tl.minimum(y, last_y), sizes, axes,
+                SOURCE, PAD, TAPS, ALIGN_CORNERS, MASKED,
             )  # fmt: skip
-            i, j, taps = TAPS(u, v, H, W, differentiable, MASKED)
+            j, taps_x, slope_u = of_x
+            i, taps_y, slope_v = of_y
+            taps = taps_of(taps_x, taps_y, differentiable, MASKED)
             origin = offset_of(i, j, channel, image_strides)
             d_origin = offset_of(i, j, channel, d_image_strides)
             products = zero_per_tap(taps, BLOCK_C, ACC)
+            d_cover = tl.zeros([row.shape[0], BLOCK_C], ACC)
             loaded = zero_per_tap(taps, BLOCK_C, image.dtype.element_ty)
             if not LOOP:
                 for c in tl.static_range(CHANNELS):
@@ -236,9 +277,11 @@ def backward_tiles(
                         products, loaded = multiply(
                             products, d_value, loaded, plane, origin, taps, image_h, image_w, ACC, MASKED
                         )
+                        if MASKED and FILL:
+                            d_cover = tl.fma(-d_value, tl.load(fill + (channel + c) * fill_c).to(ACC), d_cover)
             else:
                 plane = target
-                for _block in range(0, channels, BLOCK_C * CHANNELS):
+                for block in range(0, channels, BLOCK_C * CHANNELS):
                     for c in tl.static_range(CHANNELS):
                         d_value = tl.load(plane, mask=differentiable, other=0.0).to(ACC)
                         if NEEDS_IMAGE:
@@ -249,11 +292,22 @@ def backward_tiles(
                             products, loaded = multiply(
                                 products, d_value, loaded, image, at, taps, image_h, image_w, ACC, MASKED
                             )
+                            if MASKED and FILL:
+                                colour = fill + (block + c * BLOCK_C + channel) * fill_c
+                                d_cover = tl.fma(-d_value, tl.load(colour).to(ACC), d_cover)
                         plane += BLOCK_C * d_out_c
                     origin += CHANNELS * BLOCK_C * image_c
                     d_origin += CHANNELS * BLOCK_C * d_image_c
             if NEEDS_THETA:
                 d_u, d_v = slope(products, taps)
+                if MASKED and (FILL or MASK):
+                    d_cover = tl.sum(d_cover, 1, keep_dims=True)
+                    if MASK:
+                        place = d_mask + row.to(image_h.dtype) * w + column
+                        d_cover += tl.load(place, mask=differentiable & covers, other=0.0).to(ACC)
+                    cover_x, slope_x = coverage_of(taps_x)
+                    cover_y, slope_y = coverage_of(taps_y)
+                    d_u, d_v = tl.fma(d_cover, slope_x * cover_y, d_u), tl.fma(d_cover, cover_x * slope_y, d_v)
                 d_u, d_v = tl.where(live, d_u * slope_u, 0.0), tl.where(live, d_v * slope_v, 0.0)
                 partial = ADJOINT(partial, state, d_theta, part, row, column, live, x, y, sizes, d_u, d_v, axes)
             row += TILE_H
@@ -276,9 +330,11 @@ def warp_backward(
     ratio_x: float64, pitch_x: float64, inverse_x: float64,
     ratio_y: float64, pitch_y: float64, inverse_y: float64,
     transforms, transforms_multiplier: int64, transforms_shift, theta_stride_m: int64, theta_size_0, theta_size_1,
+    fill_stride_n: int64, fill_stride_c: int64, fill, d_mask,
     LOAD: constexpr, SOURCE: constexpr, MONOTONE: constexpr, START: constexpr, ADJOINT: constexpr, STORE: constexpr,
-    PAD: constexpr, TAPS: constexpr, ALIGN_CORNERS: constexpr, MANY: constexpr, ACC: constexpr, INDEX: constexpr,
-    UNIT: constexpr, VECTOR: constexpr, NEEDS_IMAGE: constexpr, NEEDS_THETA: constexpr,
+    PAD: constexpr, TAPS: constexpr, REACH: constexpr, ALIGN_CORNERS: constexpr, FILL: constexpr, MASK: constexpr,
+    MANY: constexpr, ACC: constexpr, INDEX: constexpr, UNIT: constexpr, VECTOR: constexpr,
+    NEEDS_IMAGE: constexpr, NEEDS_THETA: constexpr,
     TILE_H: constexpr, TILE_W: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr, LOOP: constexpr, UNROLL: constexpr,
 ):  # fmt: skip
     """Eqs. 6 and 7: adds d_out to the pixels it was read from, and stores this program's part of d_theta.
@@ -287,7 +343,9 @@ def warp_backward(
     ``steps * UNROLL`` tiles of TILE_H x TILE_W target pixels below each other. The image gradient is added to by
     atomics; the parameter gradient goes to a place of the program's own, which the host sums, so that it is the same on
     every run. A gradient that is not needed costs nothing: its tensors are neither read nor written. ``out_stride_*``
-    are d_out's. Launch grid: (samples * channel_blocks * row_blocks * column_blocks,).
+    are d_out's. FILL and MASK are as in `warp_forward`: theta moves the coverage, too.
+
+    Launch grid: (samples * channel_blocks * row_blocks * column_blocks,).
     """
     sample, channel_block, row_block, column_block = own_block(
         (column_blocks, columns_multiplier, columns_shift), (row_blocks, rows_multiplier, rows_shift),
@@ -310,6 +368,7 @@ def warp_backward(
     image = plane_of(image, n, image_stride_n, first_channel, image_stride_c, VECTOR)
     d_image = plane_of(d_image, n, d_image_stride_n, first_channel, d_image_stride_c, VECTOR)
     d_out = plane_of(d_out, sample, out_stride_n, first_channel, out_stride_c, VECTOR)
+    outside = outside_of(fill, n, fill_stride_n, first_channel, fill_stride_c, d_mask, sample, h, w, channel_block)
     channels = tl.minimum(channels, C - first_channel)
     part = sample.to(tl.int64) * channel_blocks + channel_block
     rows = TILE_H * UNROLL * steps
@@ -318,19 +377,19 @@ def warp_backward(
     partial = START([TILE_H * TILE_W, 1], ACC)
     inside = False
     if MONOTONE:
-        inside = lies_inside(state, first_row, first_column, rows, TILE_W, sizes, axes, SOURCE, ACC)
+        inside = lies_inside(state, first_row, first_column, rows, TILE_W, sizes, axes, SOURCE, REACH, ACC)
     if inside:
         partial = backward_tiles(
-            d_out, d_out_strides, image, image_strides, d_image, d_image_strides, partial, d_theta,
+            d_out, d_out_strides, image, image_strides, d_image, d_image_strides, outside, partial, d_theta,
             state, part, row, column, channels, steps, sizes, axes,
-            SOURCE, ADJOINT, PAD, TAPS, ALIGN_CORNERS, ACC, NEEDS_IMAGE, NEEDS_THETA,
+            SOURCE, ADJOINT, PAD, TAPS, ALIGN_CORNERS, FILL, MASK, ACC, NEEDS_IMAGE, NEEDS_THETA,
             TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL, MASKED=False,
         )  # fmt: skip
     else:
         partial = backward_tiles(
-            d_out, d_out_strides, image, image_strides, d_image, d_image_strides, partial, d_theta,
+            d_out, d_out_strides, image, image_strides, d_image, d_image_strides, outside, partial, d_theta,
             state, part, row, column, channels, steps, sizes, axes,
-            SOURCE, ADJOINT, PAD, TAPS, ALIGN_CORNERS, ACC, NEEDS_IMAGE, NEEDS_THETA,
+            SOURCE, ADJOINT, PAD, TAPS, ALIGN_CORNERS, FILL, MASK, ACC, NEEDS_IMAGE, NEEDS_THETA,
             TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL, MASKED=True,
         )  # fmt: skip
     if NEEDS_THETA:
