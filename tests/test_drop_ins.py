@@ -33,7 +33,7 @@ def opinfo_samples(dtype):
     info = next(op for op in op_db if op.name == "nn.functional.grid_sample")
     torch.manual_seed(0)
     for sample in info.sample_inputs("cpu", dtype, requires_grad=False):
-        if sample.input.dim() == 4 and sample.kwargs["mode"] != "bicubic":
+        if sample.input.dim() == 4:
             yield sample.input, sample.args[0], sample.kwargs
 
 
@@ -64,7 +64,7 @@ def test_opinfo_samples(path, dtype):
         ):
             assert our.dtype == dtype
             assert_as_good_as_pytorch(our, their, expected, scale, f"{what} {options}")
-    assert count == 12  # 2 modes, 3 paddings, 2 align_corners
+    assert count == 18  # 3 modes, 3 paddings, 2 align_corners
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
@@ -182,7 +182,7 @@ MISTAKES = {
     "grid last": ("grid_sample", (X, G[..., :1]), r"grid: .* got \(2, 3, 3, 1\)"),
     "input rank": ("grid_sample", (X[0], G), r"input: expected shape \(N, C, H, W\).* got \(3, 4, 5\)"),
     "no pixels": ("grid_sample", (X[:, :, :0], G), r"input: .* at least 1, got \(2, 3, 0, 5\)"),
-    "mode": ("grid_sample", (X, G, "linear"), "mode: expected one of 'bilinear', 'nearest', got 'linear'"),
+    "mode": ("grid_sample", (X, G, "linear"), "mode: expected one of 'bilinear', 'nearest', 'bicubic', got 'linear'"),
     "mode type": ("grid_sample", (X, G, 3), "mode: .* got 3"),
     "padding": ("grid_sample", (X, G, "bilinear", "wrap"), "padding_mode: expected one of .* got 'wrap'"),
     "device": ("grid_sample", (X.to("meta"), G), "grid: expected the input's device meta, got cpu"),
@@ -210,7 +210,6 @@ def test_errors_are_pytorchs_and_say_what_was_got(mistake):
     ("name", "arguments"),
     [
         ("grid_sample", (torch.rand(1, 1, 2, 2, 2), torch.rand(1, 1, 1, 1, 3))),
-        ("grid_sample", (X, G, "bicubic")),
         ("affine_grid", (torch.rand(1, 3, 4), (1, 1, 2, 2, 2))),
     ],
 )

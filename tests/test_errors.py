@@ -27,7 +27,7 @@ X, T = torch.rand(2, 3, 4, 5), torch.rand(2, 2, 3)
         ((X, T, (2.5, 3)), {}, TypeError, r"size: expected a sequence of whole numbers, got \(2.5, 3\)"),
         ((X, T, (2, 3, 4)), {}, ValueError, r"size: expected \(h, w\) of at least 0, got \(2, 3, 4\)"),
         ((X, T, (-1, 3)), {}, ValueError, r"size: .* got \(-1, 3\)"),
-        ((X, T), {"mode": "cubic"}, ValueError, "mode: expected one of 'bilinear', 'nearest', got 'cubic'"),
+        ((X, T), {"mode": "cubic"}, ValueError, "mode: expected one of 'bilinear', 'nearest', 'bicubic', got 'cubic'"),
         ((X, T), {"mode": None}, ValueError, "mode: .* got None"),
         ((X, T), {"align_corners": "False"}, TypeError, "align_corners: expected True or False, got 'False'"),
         ((X, T), {"align_corners": 2}, TypeError, "align_corners: expected True or False, got 2"),

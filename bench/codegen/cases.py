@@ -117,16 +117,19 @@ def everywhere() -> Iterator[Case]:
 
 
 def every_combination() -> Iterator[Case]:
-    """All transforms, samplers and paddings forward, on sm_90 in float32; backward affine's, and the others' by zeros.
+    """On sm_90 in float32, affine with every sampler and padding, both passes, and a mask; of the others what differs.
 
-    Of transforms with the same coordinates the first. Nearest and bilinear pad alike: of it zeros, but for affine.
+    That is, of transforms with the same coordinates the first; forward, bilinear with each rule of padding; backward,
+    both samplers that have a gradient to theta, by zeros.
     """
     distinct = {transform.source: name for name, transform in reversed(TRANSFORMS.items())}.values()
     for transform, mode, padding_mode in itertools.product(distinct, MODES, PADDING_MODES):
-        if transform == "affine" or mode != "nearest" or padding_mode == "zeros":
+        if transform == "affine" or (mode == "bilinear" and padding_mode != "fill"):
             yield Case(transform=transform, mode=mode, padding_mode=padding_mode)
-        if transform == "affine" or padding_mode == "zeros":
+        if transform == "affine" or (mode != "nearest" and padding_mode == "zeros"):
             yield Case(transform=transform, mode=mode, padding_mode=padding_mode, work="both")
+    for work in ("forward", "both"):
+        yield Case(work=work, mask=True)
 
 
 FACTORS = {

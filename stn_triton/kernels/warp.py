@@ -82,6 +82,12 @@ def outside_of(fill, n, stride_n, channel, stride_c, mask, sample, h, w, channel
     return fill, stride_c, mask + sample.to(tl.int64) * h * w, channel_block == 0
 
 
+@jit
+def blend(value, cover, colour):
+    """A pixel and the colour around the image, which may be anything where the pixel lies wholly inside."""
+    return tl.where(cover == 1, value, tl.fma(1 - cover, tl.load(colour).to(value.dtype), value))
+
+
 # The arguments of both kernels that are values at run time: one compiled kernel serves all sizes and alignments.
 RUN_TIME = (
     "image", "theta", "out", "fill", "mask", "d_out", "d_mask", "d_image", "d_theta",
@@ -143,7 +149,7 @@ def forward_tiles(
                 for c in tl.static_range(CHANNELS):
                     value, loaded = read(loaded, image + c * image_c, origin, taps, image_h, image_w, ACC, MASKED)
                     if MASKED and FILL:
-                        value = tl.fma(1 - cover, tl.load(fill + (channel + c) * fill_c).to(ACC), value)
+                        value = blend(value, cover, fill + (channel + c) * fill_c)
                     tl.store(target + c * out_c, value.to(out.dtype.element_ty), mask=live)
             else:
                 plane = target
@@ -152,8 +158,7 @@ def forward_tiles(
                         at = origin + c * (BLOCK_C * image_c)
                         value, loaded = read(loaded, image, at, taps, image_h, image_w, ACC, MASKED)
                         if MASKED and FILL:
-                            colour = fill + (block + c * BLOCK_C + channel) * fill_c
-                            value = tl.fma(1 - cover, tl.load(colour).to(ACC), value)
+                            value = blend(value, cover, fill + (block + c * BLOCK_C + channel) * fill_c)
                         tl.store(plane, value.to(out.dtype.element_ty), mask=live)
                         plane += BLOCK_C * out_c
                     origin += CHANNELS * BLOCK_C * image_c
