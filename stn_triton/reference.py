@@ -109,9 +109,10 @@ def taps(t: Array, n: int, mode: str, padding_mode: str, align_corners: bool) ->
     if mode == "bilinear":
         j = np.floor(padded)
         return [(j, 1 - (padded - j), -slope), (j + 1, padded - j, slope)]
-    t = np.where(np.isfinite(t), t, padded)
-    around = [np.floor(t) + k for k in (-1, 0, 1, 2)]
-    return [(pad(j, n, padding_mode, align_corners)[0], *cubic(t - j)) for j in around]
+    slope = np.isfinite(t)
+    t = np.where(slope, t, padded)
+    around = [(np.floor(t) + k, *cubic(t - np.floor(t) - k)) for k in (-1, 0, 1, 2)]
+    return [(pad(j, n, padding_mode, align_corners)[0], weight, slope * d_weight) for j, weight, d_weight in around]
 
 
 def _corners(

@@ -16,6 +16,8 @@ import stn_triton
 from stn_triton import reference
 from stn_triton.spec import MODES, PADDING_MODES
 
+#: Those of PyTorch. A fill has the coordinates of zeros, and tests of its own.
+PYTORCH_PADDINGS = tuple(mode for mode in PADDING_MODES if mode != "fill")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 

@@ -5,11 +5,11 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from cases import MODES, PADDING_MODES, TRANSFORM_CASES, theta_dtype
+from cases import MODES, PYTORCH_PADDINGS, TRANSFORM_CASES, theta_dtype
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from test_layouts import LAYOUTS
-from tolerance import to_numpy
+from tolerance import MOVES, OVERSHOOT, to_numpy
 
 from stn_triton import TRANSFORMS, affine_sample, reference
 from stn_triton.transforms.projective import HORIZON, LEAST
@@ -45,7 +45,7 @@ def warps(draw, parameters):
     image = torch.tensor(rng.standard_normal(shape)).to(dtype)
     d_out = torch.tensor(rng.standard_normal((n, c, *size))).to(dtype)
     image, d_out = (LAYOUTS[draw(st.sampled_from(list(LAYOUTS)))](t) for t in (image, d_out))
-    options = draw(st.sampled_from(MODES)), draw(st.sampled_from(PADDING_MODES)), draw(st.booleans())
+    options = draw(st.sampled_from(MODES)), draw(st.sampled_from(PYTORCH_PADDINGS)), draw(st.booleans())
     return kind, image, theta, d_out, size, options
 
 
@@ -124,21 +124,20 @@ def test_against_the_reference(path, data):
     d_image_truth, d_theta_truth = case.reference_backward(to_numpy(d_out), *tensors, *options)
     magnitudes = case.reference_backward(to_numpy(d_out), *tensors, *options, magnitude=True)
 
-    # Moving a coordinate by `slack` moves a bilinear value by at most 2 max|image| per axis, a weight by 1 per axis.
-    largest, moves = np.abs(to_numpy(image)).max(), mode == "bilinear"
+    # Coordinates are off by up to `slack`.
+    largest, (value_moves, weight_moves, slope_moves) = np.abs(to_numpy(image)).max(), MOVES[mode]
     eps = 4 * torch.finfo(out.dtype).eps
     error = np.abs(to_numpy(out) - truth).max(1)
-    allowed = eps * largest + (2 * largest * at.slack.sum(-1) if moves else 0.0)
-    where = np.ones_like(at.smooth) if moves else at.smooth  # bilinear is continuous, nearest jumps
+    allowed = eps * OVERSHOOT[mode] * largest + value_moves * largest * at.slack.sum(-1)
+    where = np.ones_like(at.smooth) if mode != "nearest" else at.smooth  # the others are continuous, nearest jumps
     assert (error <= allowed)[where].all()
     total = np.abs(to_numpy(d_out)).sum((2, 3)).max()
-    assert (
-        np.abs(to_numpy(d_image) - d_image_truth).max() <= eps * magnitudes[0].max() + moves * 2 * slack.max() * total
-    )
-    # d_theta's terms are differences of two pixels, weighted along the other axis, times at most the extent and 1.
-    turned = 2 * largest * slack.max() * np.abs(to_numpy(d_out)).sum() * max(image.shape[2:]) * steepest
+    moved = 2 * weight_moves * slack.max() * total
+    assert np.abs(to_numpy(d_image) - d_image_truth).max() <= eps * magnitudes[0].max() + moved
+    # d_theta's terms are derivatives of values, times at most the extent and 1.
+    turned = slope_moves * largest * slack.max() * np.abs(to_numpy(d_out)).sum() * max(image.shape[2:]) * steepest
     eps_theta = 4 * torch.finfo(theta.dtype).eps * max(1, steepest)
-    assert np.abs(to_numpy(d_theta) - d_theta_truth).max() <= eps_theta * magnitudes[1].max() + moves * turned
+    assert np.abs(to_numpy(d_theta) - d_theta_truth).max() <= eps_theta * magnitudes[1].max() + turned
 
 
 @fuzz
@@ -148,7 +147,7 @@ def test_anything_goes_in_nothing_wild_comes_out(path, data):
     kind, image, theta, d_out, size, options = data.draw(warps(anything))
     out, d_image, d_theta = run(path, kind, image, theta, d_out, size, options)
     assert all(torch.isfinite(t).all() for t in (out, d_image, d_theta))
-    assert out.abs().max() <= image.abs().max() * (1 + 4 * torch.finfo(image.dtype).eps)
+    assert out.abs().max() <= image.abs().max() * OVERSHOOT[options[0]] * (1 + 4 * torch.finfo(image.dtype).eps)
 
 
 @fuzz
@@ -157,17 +156,19 @@ def test_anything_goes_in_nothing_wild_comes_out(path, data):
     scale=st.floats(0.5, 1.5, width=32),
     shift=st.floats(-1, 1, width=32),
     align_corners=st.booleans(),
+    mode=st.sampled_from(MODES),
 )
-def test_theta_at_the_edge_reads_no_guard(path, extent, scale, shift, align_corners):
+def test_theta_at_the_edge_reads_no_guard(path, extent, scale, shift, align_corners, mode):
     """NaN rows and columns around the image: a tap out of the row would show."""
     guarded = torch.full((1, 1, extent + 2, extent + 2), float("nan"))
     guarded[..., 1:-1, 1:-1] = torch.rand(extent, extent)
     image = guarded.to(path.device)[..., 1:-1, 1:-1]
     theta = torch.tensor([[[scale, 0, shift], [0, -scale, shift]]], device=path.device)
-    for padding_mode in PADDING_MODES:
-        out = affine_sample(image, theta, (16, 16), padding_mode=padding_mode, align_corners=align_corners)
+    for padding_mode in PYTORCH_PADDINGS:
+        out = affine_sample(image, theta, (16, 16), mode=mode, padding_mode=padding_mode, align_corners=align_corners)
         assert torch.isfinite(out).all()
-        assert ((out >= 0) & (out <= 1 + 1e-6)).all()
+        assert (out.abs() <= OVERSHOOT[mode] + 1e-6).all()
+        assert mode == "bicubic" or (out >= 0).all()
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,13 @@ import random
 import numpy as np
 import pytest
 import torch
-from cases import PADDING_MODES, TRANSFORM_CASES
+from cases import PYTORCH_PADDINGS, TRANSFORM_CASES
 
 from stn_triton import affine_sample, grid_sample, launch, plan
 from stn_triton.configs import LaunchConfig
 
 
-@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+@pytest.mark.parametrize("padding_mode", PYTORCH_PADDINGS)
 @pytest.mark.parametrize(
     ("transform", "align_corners"), [("affine", False), *((name, name != "dense") for name in TRANSFORM_CASES)]
 )

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import MODES, PADDING_MODES
+from cases import MODES, PYTORCH_PADDINGS
 
 from stn_triton import TRANSFORMS, affine_sample, plan, reference, transform_sample
 from stn_triton.configs import LaunchConfig
@@ -15,7 +15,7 @@ by_theta = pytest.mark.parametrize("transform", [name for name in TRANSFORMS if 
 
 @by_theta
 @pytest.mark.parametrize("align_corners", [False, True])
-@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+@pytest.mark.parametrize("padding_mode", PYTORCH_PADDINGS)
 @pytest.mark.parametrize("mode", MODES)
 def test_bit_exact(kernel_path, transform, mode, padding_mode, align_corners):
     options = {"mode": mode, "padding_mode": padding_mode, "align_corners": align_corners}

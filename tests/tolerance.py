@@ -7,6 +7,13 @@ largest magnitude a rounding can act on, for the maximum and for the median.
 import numpy as np
 import torch
 
+#: By how much a pixel's move changes what a sampler computes, at most and along one axis: a value, per max|image|
+#: (sum |k'| sum |k|); a tap's weight (max |k'|, rounded up); a value's derivative (sum |k''| sum |k| + sum |k'|^2).
+#: For cubic convolution with A = -0.75: sum |k| <= 11/8, sum |k'| <= 3, |k'| < 3/2, sum |k''| <= 12.
+MOVES = {"nearest": (0.0, 0.0, 0.0), "bilinear": (2.0, 1.0, 2.0), "bicubic": (33 / 8, 1.5, 51 / 2)}
+#: The largest value a sampler makes of pixels up to 1.
+OVERSHOOT = {"nearest": 1.0, "bilinear": 1.0, "bicubic": (11 / 8) ** 2}
+
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.double().numpy(force=True)

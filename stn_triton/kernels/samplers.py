@@ -51,12 +51,13 @@ def bicubic(t, n, axis, PAD: constexpr, ALIGN_CORNERS: constexpr, MASKED: conste
     """Cubic convolution over four pixels (Keys, 1981) with A = -0.75, as in PyTorch.
 
     Weights are those of the coordinate itself: padding moves each tap by itself, and has no slope. A coordinate too
-    large for `floor` goes where padding sends it.
+    large to have a fraction goes where padding sends it, and has no derivative.
     """
-    known = True
+    slope, known = 1.0, True
     if MASKED:
         padded, _, known = PAD(t, axis[4], axis[5], ALIGN_CORNERS)
-        t = tl.where(tl.abs(t) < (2251799813685248.0 if t.dtype == tl.float64 else 4194304.0), t, padded)
+        near = tl.abs(t) < (2251799813685248.0 if t.dtype == tl.float64 else 4194304.0)
+        t, slope = tl.where(near, t, padded), tl.where(near, 1.0, 0.0).to(t.dtype)
     below, j = floor(t)
     s = t - below
     r = 1 - s
@@ -74,11 +75,11 @@ def bicubic(t, n, axis, PAD: constexpr, ALIGN_CORNERS: constexpr, MASKED: conste
             tap, _, _ = PAD(below + (k - 1), axis[4], axis[5], ALIGN_CORNERS)
             _, step = round_half_even(tap)
             taps += ((step, weights[k], slopes[k], True),)
-        return tl.zeros(j.shape, j.dtype), taps, 1.0, known
+        return tl.zeros(j.shape, j.dtype), taps, slope, known
     else:  # at fixed distances from each other
         for k in tl.static_range(4):
             taps += ((k, weights[k], slopes[k], inside_axis(j + (k - 1), n) if MASKED else True),)
-        return j - 1, taps, 1.0, known
+        return j - 1, taps, slope, known
 
 
 @jit
