@@ -247,13 +247,10 @@ def transform_sample(
     """`affine_sample` for any transform: by name or object, theta as in its ``layout``, or with M after N."""
     transform = find_transform(transform)
     check_image("image", image)
-    check_tensor("theta", theta)
     hw = (image.shape[2], image.shape[3]) if size is None else check_size(size)
     if transform.image_size not in (None, tuple(image.shape[2:])):
         raise ValueError(f"image: expected size {transform.image_size} as {transform} has it, got {tuple(image.shape)}")
-    transforms = transform.transforms_of(theta, hw)
-    if transforms is None:
-        transform.check_theta(theta, hw, image.shape[0])
+    transforms = transform.check_theta(theta, hw, image.shape[0])
     if theta.shape[0] not in (1, image.shape[0]):
         raise ValueError(
             f"theta: expected the image's batch size {image.shape[0]} or 1, got {theta.shape[0]}"

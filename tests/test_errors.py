@@ -90,6 +90,22 @@ def test_a_layer_that_computes_its_weight_cannot_start_at_the_identity(wrap):
         (lambda: Affine().grid(torch.rand(4, 6), (3, 3)), r"theta: expected shape \(N, 2, 3\) .* got \(4, 6\)"),
         (lambda: Affine().points(torch.rand(1, 2, 3), torch.rand(4, 3)), r"xy: expected .* got \(4, 3\)"),
         (lambda: Affine().points(torch.rand(1, 2, 3), [[1, 1]]), "xy: expected a tensor .* got list"),
+        (
+            lambda: Affine().points(torch.rand(2, 2, 3), torch.rand(2, 3, 4, 2)),
+            r"xy: expected a tensor of shape \(P, 2\) or \(N, P, 2\), got \(2, 3, 4, 2\)",
+        ),
+        (
+            lambda: Affine().points(torch.rand(2, 5, 2, 3), torch.rand(1, 2, 3, 4, 2)),
+            r"xy: expected .* \(P, 2\), \(N, P, 2\) or \(N, M, P, 2\), got \(1, 2, 3, 4, 2\)",
+        ),
+        (
+            lambda: Affine().points(torch.rand(2, 2, 3), torch.rand(3, 4, 2)),
+            "xy: expected theta's batch size 2 or 1, got 3",
+        ),
+        (
+            lambda: Affine().points(torch.rand(2, 5, 2, 3), torch.rand(2, 3, 4, 2)),
+            "xy: expected theta's M = 5 or 1, got 3",
+        ),
         (lambda: transform_sample("dence", X, T), "transform: expected a Transform object or one of .* got 'dence'"),
         (lambda: transform_sample(Affine, X, T), "transform: expected a Transform object"),
     ],

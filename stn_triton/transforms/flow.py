@@ -8,7 +8,7 @@ from torch import Tensor
 from ..checks import check_bool, check_size
 from ..kernels.coordinates import finite
 from ..kernels.language import constexpr, jit, tl
-from .base import narrowed, target_axis, widened
+from .base import target_axis
 from .dense import Dense, interpolated
 
 # --- device: the identity in pixels, exact at equal sizes, and the stored displacement times its unit ------------
@@ -127,19 +127,17 @@ class Flow(Dense):
     def identity(self, size, *, align_corners=False, dtype=None, device=None):
         return torch.zeros(self.parameter_shape(size), dtype=dtype, device=device)
 
-    def grid(self, theta, size, align_corners=False):
-        self.check_theta(theta, size)
-        if theta.element_size() < 4:  # a half type: computed in float32, rounded once
-            return self.grid(theta.float(), size, align_corners).to(theta.dtype)
+    def size_of(self, theta):
+        return (1, 1, *theta.shape)[-2:] if self.channels_first else super().size_of(theta)
+
+    def grid_of(self, theta, size, align_corners=False):
         displacement = self._displacement(theta, align_corners)
         y, x = (target_axis(n, align_corners, displacement) for n in size)
         return displacement + torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
 
-    def points(self, theta, xy, align_corners=False):
+    def points_of(self, theta, xy, align_corners=False):
         """Displacements between the stored ones are interpolated; beyond the outermost they stay."""
-        self.check_theta(theta, tuple(theta.shape[2:] if self.channels_first else theta.shape[1:3]))
-        theta, wide_xy = widened(theta, xy)
-        return narrowed(wide_xy + interpolated(self._displacement(theta, align_corners), wide_xy, align_corners), xy)
+        return xy + interpolated(self._displacement(theta, align_corners), xy, align_corners)
 
     def _displacement(self, theta: Tensor, align_corners: bool) -> Tensor:
         """(N, h, w, 2), normalised."""
