@@ -165,7 +165,8 @@ class Transform(ABC):
             return theta.shape[1]
         shape = ("N" if batch is None else batch, *expected)
         written = f"({', '.join(map(str, shape))})"
-        raise ValueError(f"theta: expected shape {self.layout} = {written}, got {tuple(theta.shape)}")
+        hint = "; for one theta of all samples: theta[None]" if theta.shape == expected else ""
+        raise ValueError(f"theta: expected shape {self.layout} = {written}, got {tuple(theta.shape)}{hint}")
 
     @abstractmethod
     def partials_shape(self, batch: int, channel_blocks: int, tiles: int, size: tuple[int, int]) -> tuple[int, ...]:
