@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TESTS = [
     "test_warp.py", "test_identity.py", "test_special_points.py", "test_launch_shapes.py", "test_layouts.py",
     "test_gradients.py", "test_several_transforms.py", "test_flow.py", "test_geometry.py", "test_tps.py",
+    "test_transforms.py",
 ]  # fmt: skip
 
 # what is broken: (file, line as it is, line as it becomes)
@@ -78,10 +79,10 @@ MUTANTS = {
         "kernels/warp.py", "return u, v, slope_u, slope_v, seen, seen & known_u & known_v", "return u, v, slope_u, slope_v, seen, seen",
     ),
     "theta gradient transposed": (
-        "transforms/affine.py", "tl.store(block + 1, tl.sum(sum_uy)", "tl.store(block + 3, tl.sum(sum_uy)",
+        "transforms/affine.py", "tl.store(block + STRIDE_COLUMN, tl.sum(sum_uy)", "tl.store(block + STRIDE_ROW, tl.sum(sum_uy)",
     ),
     "one place of d_theta for all programs": (
-        "transforms/affine.py", "block = d_theta + tl.program_id(0).to(tl.int64) * 6", "block = d_theta",
+        "transforms/affine.py", "store_affine(partial, d_theta + tl.program_id(0).to(tl.int64) * 6, 3, 1, x, axes)", "store_affine(partial, d_theta, 3, 1, x, axes)",
     ),
     "padding slope forgotten": (
         "kernels/warp.py", "tl.where(live, d_u * slope_u, 0.0), tl.where(live, d_v * slope_v, 0.0)", "tl.where(live, d_u, 0.0), tl.where(live, d_v, 0.0)",
@@ -207,6 +208,9 @@ MUTANTS = {
     ),
     "a spline whose log is natural": (
         "transforms/thin_plate_spline.py", "d_x = tl.fma(sum_x, ln2,", "d_x = tl.fma(sum_x, 1.0,",
+    ),
+    "points of an image taken for those of a transform": (
+        "transforms/base.py", "else at[:, None]", "else at[None]",
     ),
     "CPU path lets NaN through": (
         "transforms/affine.py", "return bounded_forms_over_grid(theta, size, align_corners) if is_bounded(theta) else None", "return bounded_forms_over_grid(theta, size, align_corners)",
