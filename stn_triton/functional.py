@@ -143,8 +143,10 @@ def flow_sample(
             distance of its outer pixel centres).
         channels_first: which of the two shapes flow has.
         mode, padding_mode, align_corners: as in `affine_sample`, like dtypes, convention, result and errors. Where the
-            sizes are equal align_corners matters to normalised units, to reflection and to axes of one pixel, which
-            have no extent with it: displacements along them do nothing.
+            sizes are equal align_corners matters to normalised units, to reflection and to image axes of one pixel,
+            which have no extent with it: finite displacements along them, in either unit, do nothing and get no
+            gradient. A finite displacement of any size, up to 3.4e38, leads as far outside as padding_mode says; one
+            that is not finite gives 0.
     """
     check_choice("units", units, UNITS)
     check_image("image", image)

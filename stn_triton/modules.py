@@ -112,7 +112,10 @@ def start_at_identity(
     Args:
         localisation: a module with a linear or convolutional layer at its end.
         transform: a name in `TRANSFORMS` or a `Transform`.
-        size, align_corners: of the warp, for transforms whose parameters depend on them (dense).
+        size: (h, w) of the warp's output, for transforms with parameters for every pixel of it (dense, flow): as many
+            as the layer then has to give. Others have one identity for all sizes.
+        align_corners: of the warp, for transforms whose identity is the target points themselves (dense), which lie
+            elsewhere with it.
         heads: how many transforms of each map the network predicts, M; all of them start as the identity.
 
     Raises:

@@ -173,6 +173,12 @@ MUTANTS = {
     "a flow's gradient without its unit": (
         "transforms/flow.py", "tl.store(point + 1, d_v * state[5], mask=live)", "tl.store(point + 1, d_v, mask=live)",
     ),
+    "a displacement lost where its pixel is no float32": (
+        "transforms/flow.py", "return u, v, finite(live, d_x, d_y)", "return u, v, finite(live, u, v)",
+    ),
+    "a displacement in pixels doubled before it is divided": (
+        "transforms/flow.py", "torch.stack([d / half for", "torch.stack([d * 2 / (2 * half) for",
+    ),
     "one theta for all transforms of an image": (
         "kernels/programs.py", " + m.to(tl.int64) * stride_m", "",
     ),

@@ -17,7 +17,12 @@ X, T = torch.rand(2, 3, 4, 5), torch.rand(2, 2, 3)
         ((X, T.long()), {}, TypeError, "theta: expected dtype .* got torch.int64"),
         ((X[0], T), {}, ValueError, r"image: expected shape \(N, C, H, W\).* got \(3, 4, 5\)"),
         ((X[..., :0], T), {}, ValueError, r"image: .* at least 1, got \(2, 3, 4, 0\)"),
-        ((X, T[0]), {}, ValueError, r"theta: expected shape \(N, 2, 3\) = \(2, 2, 3\), got \(2, 3\); .*: theta\[None\]$"),
+        (
+            (X, T[0]),
+            {},
+            ValueError,
+            r"theta: expected shape \(N, 2, 3\) = \(2, 2, 3\), got \(2, 3\); .*: theta\[None\]$",
+        ),
         ((X, T.view(2, 6)), {}, ValueError, r"theta: .* got \(2, 6\)$"),
         ((X, T[0, 0, 0]), {}, ValueError, r"theta: .* got \(\)"),
         ((X, torch.rand(3, 2, 3)), {}, ValueError, "theta: expected the image's batch size 2 or 1, got 3"),

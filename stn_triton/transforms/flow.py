@@ -53,7 +53,10 @@ def flow_load_first_pixels(theta, strides, sizes, axes, ACC: constexpr, INDEX: c
 
 @jit
 def flow_source(state, row, column, live, x, y, axes):
-    """The displaced point, in pixels; where it is not finite it reads nothing."""
+    """The displaced point, in pixels; where the displacement is not finite it reads nothing.
+
+    A finite one may be inf in pixels: as far outside as any, to the padding rules.
+    """
     theta, stride_row, stride_column, stride_axis, unit_x, unit_y = state
     axis_x, axis_y = axes
     _, centre_x, ratio_x, _, _, _ = axis_x
@@ -63,7 +66,7 @@ def flow_source(state, row, column, live, x, y, axes):
     d_y = tl.load(point + stride_axis, mask=live, other=0.0).to(unit_x.dtype)
     u = tl.fma(d_x, unit_x, tl.fma(ratio_x, x, centre_x))
     v = tl.fma(d_y, unit_y, tl.fma(ratio_y, y, centre_y))
-    return u, v, finite(live, u, v)
+    return u, v, finite(live, d_x, d_y)
 
 
 @jit
@@ -145,5 +148,6 @@ class Flow(Dense):
             theta = theta.movedim(1, -1)
         if self.image_size is None:
             return theta
-        u, v = (d * 2 / max(n - align_corners, 1) for d, n in zip(theta.unbind(-1), self.image_size[::-1], strict=True))
-        return torch.stack([u, v], -1)
+        # Halves of the extent, exact: twice a finite displacement may be inf.
+        halves = ((n - align_corners or 2) / 2 for n in self.image_size[::-1])
+        return torch.stack([d / half for d, half in zip(theta.unbind(-1), halves, strict=True)], -1)
