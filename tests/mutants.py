@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TESTS = [
     "test_warp.py", "test_identity.py", "test_special_points.py", "test_launch_shapes.py", "test_layouts.py",
     "test_gradients.py", "test_several_transforms.py", "test_flow.py", "test_geometry.py", "test_tps.py",
-    "test_transforms.py",
+    "test_transforms.py", "test_memory.py",
 ]  # fmt: skip
 
 # what is broken: (file, line as it is, line as it becomes)
@@ -124,6 +124,9 @@ MUTANTS = {
     ),
     "pending negation ignored": (
         "launch.py", "image, theta = image.resolve_neg(), theta.resolve_neg()", "image, theta = image, theta",
+    ),
+    "the image copied": (
+        "launch.py", "image, theta = image.resolve_neg(), theta.resolve_neg()", "image, theta = image.resolve_neg().clone(), theta.resolve_neg()",
     ),
     "broadcast theta not summed": (
         "launch.py", "d_theta = d_theta.sum(0, keepdim=True)", "d_theta = d_theta[:1]",
