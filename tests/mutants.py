@@ -177,7 +177,7 @@ MUTANTS = {
         "transforms/flow.py", "tl.store(point + 1, d_v * state[5], mask=live)", "tl.store(point + 1, d_v, mask=live)",
     ),
     "a displacement lost where its pixel is no float32": (
-        "transforms/flow.py", "return u, v, finite(live, d_x, d_y)", "return u, v, finite(live, u, v)",
+        "transforms/flow.py", "tl.fma(d_x, 0.0, d_y * 0.0) == 0", "tl.fma(u, 0.0, v * 0.0) == 0",
     ),
     "a displacement in pixels doubled before it is divided": (
         "transforms/flow.py", "torch.stack([d / half for", "torch.stack([d * 2 / (2 * half) for",
