@@ -4,7 +4,8 @@
 
 Medians of interleaved calls. The rivals make a grid for torch's sampler: `batched` by a product of each sample's
 coefficients with a constant basis (h w, K + 3), as text recognisers do; `one GEMM` by a single product for the batch,
-with the inverse multiplied into the basis; kornia by `get_tps_transform` and `warp_image_tps`, where it is installed.
+with the inverse multiplied into the basis; kornia, where it is installed, by `get_tps_transform` and `warp_image_tps`
+as it documents them: another spline through the same points, its kernels at theta.
 `ready` is torch's sampler alone, with the grid for free. All constants are made beforehand, ours by the first call.
 """
 
@@ -69,7 +70,7 @@ def measure(shape, lattice, padding_mode, align_corners, needs) -> dict[str, flo
 
     def kornias() -> torch.Tensor:
         weights, affine = get_tps_transform(control_points, theta)
-        return warp_image_tps(image, control_points, weights, affine, align_corners=align_corners)
+        return warp_image_tps(image, theta, weights, affine, **options)  # theta: where its kernels lie
 
     calls = {
         "ours": run(lambda: transform_sample(spline, image, theta, **options), image, theta),

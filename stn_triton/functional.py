@@ -162,8 +162,10 @@ def flow_sample(
             distance of its outer pixel centres).
         channels_first: which of the two shapes flow has.
         mode, padding_mode, align_corners, fill, return_mask: as in `affine_sample`, like dtypes, convention, result and
-            errors. Where the sizes are equal align_corners matters to normalised units, to reflection and to axes of
-            one pixel, which have no extent with it: displacements along them do nothing.
+            errors. Where the sizes are equal align_corners matters to normalised units, to reflection and to image axes
+            of one pixel, which have no extent with it: finite displacements along them, in either unit, do nothing and
+            get no gradient. A finite displacement of any size, up to 3.4e38, leads as far outside as padding_mode says;
+            one that is not finite gives 0 (or the fill).
     """
     check_choice("units", units, UNITS)
     check_image("image", image)
@@ -272,13 +274,10 @@ def transform_sample(
     """`affine_sample` for any transform: by name or object, theta as in its ``layout``, or with M after N."""
     transform = find_transform(transform)
     check_image("image", image)
-    check_tensor("theta", theta)
     hw = (image.shape[2], image.shape[3]) if size is None else check_size(size)
     if transform.image_size not in (None, tuple(image.shape[2:])):
         raise ValueError(f"image: expected size {transform.image_size} as {transform} has it, got {tuple(image.shape)}")
-    transforms = transform.transforms_of(theta, hw)
-    if transforms is None:
-        transform.check_theta(theta, hw, image.shape[0])
+    transforms = transform.check_theta(theta, hw, image.shape[0])
     if theta.shape[0] not in (1, image.shape[0]):
         raise ValueError(
             f"theta: expected the image's batch size {image.shape[0]} or 1, got {theta.shape[0]}"

@@ -23,8 +23,9 @@ class SpatialTransformer(nn.Module):
             last layer `start_at_identity` sets up.
         transform: a name in `TRANSFORMS` or a `Transform`.
         size: (h, w) of the output; the map's own by default.
-        heads: M, transformers in parallel that share the localisation network, which then gives (N, M * P) or
-            (N, M, ...); the map is not copied. None: one, without an axis of its own.
+        heads: M, transformers in parallel that share the localisation network, which then gives (N, M * P), (N, M, P)
+            or theta (N, M, ...), whose first parameter axis may hold them all: flows (N, M * 2, h, w) of a convolution;
+            the map is not copied. None: one, without an axis of its own.
         mode, padding_mode, align_corners: as in `affine_sample`.
         fill: as there; a tensor becomes a buffer, a parameter is trained.
         return_mask: return the mask after the warped map, as there.
@@ -68,15 +69,16 @@ class SpatialTransformer(nn.Module):
         check_image("image", image)
         size = (image.shape[2], image.shape[3]) if self.size is None else self.size
         shape, layout = self.transform.parameter_shape(size), self.transform.layout
+        forms: list[tuple[int, ...]] = [(prod(shape),)]
         if self.heads is not None:
-            shape, layout = (self.heads, *shape), f"{layout.replace('(N, ', '(N, M, ')} with M = {self.heads}"
-        flat = (prod(shape),)
+            m, (first, *others) = self.heads, shape
+            forms = [(m * prod(shape),), (m, prod(shape)), (m * first, *others)]
+            shape, layout = (m, *shape), f"{layout.replace('(N, ', '(N, M, ')} with M = {m}"
         theta = self.localisation(image)
         check_tensor("localisation's output", theta)
-        if theta.shape[1:] not in (shape, flat, (*flat, 1, 1)):  # the last from a convolution
-            raise ValueError(
-                f"localisation: expected (N, {prod(shape)}) or {layout} out of it, got {tuple(theta.shape)}"
-            )
+        if theta.shape[1:] not in (shape, *forms, (prod(shape), 1, 1)):  # the last from a convolution
+            flat = ", ".join(f"(N, {', '.join(map(str, form))})" for form in dict.fromkeys(forms) if form != shape)
+            raise ValueError(f"localisation: expected {flat} or {layout} out of it, got {tuple(theta.shape)}")
         theta = theta.reshape(theta.shape[0], *shape)
         out = transform_sample(
             self.transform,
@@ -123,7 +125,10 @@ def start_at_identity(
     Args:
         localisation: a module with a linear or convolutional layer at its end.
         transform: a name in `TRANSFORMS` or a `Transform`.
-        size, align_corners: of the warp, for transforms whose parameters depend on them (dense).
+        size: (h, w) of the warp's output, for transforms with parameters for every pixel of it (dense, flow): as many
+            as the layer then has to give. Others have one identity for all sizes.
+        align_corners: of the warp, for transforms whose identity is the target points themselves (dense), which lie
+            elsewhere with it.
         heads: how many transforms of each map the network predicts, M; all of them start as the identity.
 
     Raises:

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TESTS = [
     "test_warp.py", "test_identity.py", "test_special_points.py", "test_launch_shapes.py", "test_layouts.py",
     "test_gradients.py", "test_several_transforms.py", "test_flow.py", "test_geometry.py", "test_tps.py",
+    "test_transforms.py", "test_memory.py",
 ]  # fmt: skip
 
 # what is broken: (file, line as it is, line as it becomes)
@@ -78,10 +79,10 @@ MUTANTS = {
         "kernels/warp.py", "return u, v, slope_u, slope_v, seen, seen & known_u & known_v", "return u, v, slope_u, slope_v, seen, seen",
     ),
     "theta gradient transposed": (
-        "transforms/affine.py", "tl.store(block + 1, tl.sum(sum_uy)", "tl.store(block + 3, tl.sum(sum_uy)",
+        "transforms/affine.py", "tl.store(block + STRIDE_COLUMN, tl.sum(sum_uy)", "tl.store(block + STRIDE_ROW, tl.sum(sum_uy)",
     ),
     "one place of d_theta for all programs": (
-        "transforms/affine.py", "block = d_theta + tl.program_id(0).to(tl.int64) * 6", "block = d_theta",
+        "transforms/affine.py", "store_affine(partial, d_theta + tl.program_id(0).to(tl.int64) * 6, 3, 1, x, axes)", "store_affine(partial, d_theta, 3, 1, x, axes)",
     ),
     "padding slope forgotten": (
         "kernels/warp.py", "tl.where(live, d_u * slope_u, 0.0), tl.where(live, d_v * slope_v, 0.0)", "tl.where(live, d_u, 0.0), tl.where(live, d_v, 0.0)",
@@ -123,6 +124,9 @@ MUTANTS = {
     ),
     "pending negation ignored": (
         "launch.py", "image, theta = image.resolve_neg(), theta.resolve_neg()", "image, theta = image, theta",
+    ),
+    "the image copied": (
+        "launch.py", "image, theta = image.resolve_neg(), theta.resolve_neg()", "image, theta = image.resolve_neg().clone(), theta.resolve_neg()",
     ),
     "broadcast theta not summed": (
         "launch.py", "d_theta = d_theta.sum(0, keepdim=True)", "d_theta = d_theta[:1]",
@@ -172,6 +176,12 @@ MUTANTS = {
     "a flow's gradient without its unit": (
         "transforms/flow.py", "tl.store(point + 1, d_v * state[5], mask=live)", "tl.store(point + 1, d_v, mask=live)",
     ),
+    "a displacement lost where its pixel is no float32": (
+        "transforms/flow.py", "tl.fma(d_x, 0.0, d_y * 0.0) == 0", "tl.fma(u, 0.0, v * 0.0) == 0",
+    ),
+    "a displacement in pixels doubled before it is divided": (
+        "transforms/flow.py", "torch.stack([d / half for", "torch.stack([d * 2 / (2 * half) for",
+    ),
     "one theta for all transforms of an image": (
         "kernels/programs.py", " + m.to(tl.int64) * stride_m", "",
     ),
@@ -207,6 +217,9 @@ MUTANTS = {
     ),
     "a spline whose log is natural": (
         "transforms/thin_plate_spline.py", "d_x = tl.fma(sum_x, ln2,", "d_x = tl.fma(sum_x, 1.0,",
+    ),
+    "points of an image taken for those of a transform": (
+        "transforms/base.py", "else at[:, None]", "else at[None]",
     ),
     "CPU path lets NaN through": (
         "transforms/affine.py", "return bounded_forms_over_grid(theta, size, align_corners) if is_bounded(theta) else None", "return bounded_forms_over_grid(theta, size, align_corners)",

@@ -17,8 +17,13 @@ X, T = torch.rand(2, 3, 4, 5), torch.rand(2, 2, 3)
         ((X, T.long()), {}, TypeError, "theta: expected dtype .* got torch.int64"),
         ((X[0], T), {}, ValueError, r"image: expected shape \(N, C, H, W\).* got \(3, 4, 5\)"),
         ((X[..., :0], T), {}, ValueError, r"image: .* at least 1, got \(2, 3, 4, 0\)"),
-        ((X, T[0]), {}, ValueError, r"theta: expected shape \(N, 2, 3\) = \(2, 2, 3\), got \(2, 3\)"),
-        ((X, T.view(2, 6)), {}, ValueError, r"theta: .* got \(2, 6\)"),
+        (
+            (X, T[0]),
+            {},
+            ValueError,
+            r"theta: expected shape \(N, 2, 3\) = \(2, 2, 3\), got \(2, 3\); .*: theta\[None\]$",
+        ),
+        ((X, T.view(2, 6)), {}, ValueError, r"theta: .* got \(2, 6\)$"),
         ((X, T[0, 0, 0]), {}, ValueError, r"theta: .* got \(\)"),
         ((X, torch.rand(3, 2, 3)), {}, ValueError, "theta: expected the image's batch size 2 or 1, got 3"),
         ((X[:1], T), {}, ValueError, r"theta: .* batch size 1 or 1, got 2, or expand the image"),
@@ -90,6 +95,22 @@ def test_a_layer_that_computes_its_weight_cannot_start_at_the_identity(wrap):
         (lambda: Affine().grid(torch.rand(4, 6), (3, 3)), r"theta: expected shape \(N, 2, 3\) .* got \(4, 6\)"),
         (lambda: Affine().points(torch.rand(1, 2, 3), torch.rand(4, 3)), r"xy: expected .* got \(4, 3\)"),
         (lambda: Affine().points(torch.rand(1, 2, 3), [[1, 1]]), "xy: expected a tensor .* got list"),
+        (
+            lambda: Affine().points(torch.rand(2, 2, 3), torch.rand(2, 3, 4, 2)),
+            r"xy: expected a tensor of shape \(P, 2\) or \(N, P, 2\), got \(2, 3, 4, 2\)",
+        ),
+        (
+            lambda: Affine().points(torch.rand(2, 5, 2, 3), torch.rand(1, 2, 3, 4, 2)),
+            r"xy: expected .* \(P, 2\), \(N, P, 2\) or \(N, M, P, 2\), got \(1, 2, 3, 4, 2\)",
+        ),
+        (
+            lambda: Affine().points(torch.rand(2, 2, 3), torch.rand(3, 4, 2)),
+            "xy: expected theta's batch size 2 or 1, got 3",
+        ),
+        (
+            lambda: Affine().points(torch.rand(2, 5, 2, 3), torch.rand(2, 3, 4, 2)),
+            "xy: expected theta's M = 5 or 1, got 3",
+        ),
         (lambda: transform_sample("dence", X, T), "transform: expected a Transform object or one of .* got 'dence'"),
         (lambda: transform_sample(Affine, X, T), "transform: expected a Transform object"),
     ],

@@ -101,15 +101,45 @@ def test_half_types_are_computed_in_float32_and_rounded_once(units, channels_fir
     assert torch.equal(transform.points(theta, xy), transform.points(theta.float(), xy))
 
 
-@pytest.mark.parametrize("align_corners", [False, True])
+@notations
+@pytest.mark.parametrize("padding_mode", ["zeros", "border"])
+def test_huge_displacements(path, padding_mode, units, channels_first):
+    """Up to the largest float32: far outside, as to the reference, on either side of either axis."""
+    largest = torch.finfo(torch.float32).max
+    flow = torch.zeros(4, *SIZE, 2)
+    for k, magnitude in enumerate((1e9, 1e20, largest / 4, largest)):
+        flow[k, :, ::3, 0], flow[k, :, 1::3, 0] = magnitude, -magnitude
+        flow[k, ::3, :, 1], flow[k, 1::3, :, 1] = magnitude, -magnitude
+    image = torch.rand(4, 2, H, W, device=path.device, requires_grad=True)
+    in_pixels = torch.tensor([2 / W, 2 / H]).double() if units == "pixels" else 1
+    grid = reference.flow_grid((flow.double() * in_pixels).numpy(), SIZE)
+    theta = (flow.movedim(-1, 1) if channels_first else flow).to(path.device).requires_grad_()
+    out = flow_sample(image, theta, units=units, channels_first=channels_first, padding_mode=padding_mode)
+    truth = reference.grid_sample(image.detach().double().cpu().numpy(), grid, padding_mode=padding_mode)
+    torch.testing.assert_close(out.detach().cpu(), torch.from_numpy(truth).float())
+    d_image, d_theta = torch.autograd.grad(out.sum(), [image, theta])
+    ones = torch.ones(out.shape).numpy()
+    truth, _ = reference.grid_sample_backward(ones, image.detach().cpu().numpy(), grid, padding_mode=padding_mode)
+    torch.testing.assert_close(d_image.cpu(), torch.from_numpy(truth).float())
+    d_flow = (d_theta.movedim(1, -1) if channels_first else d_theta).cpu()
+    assert d_flow.isfinite().all()
+    assert (d_flow[flow != 0] == 0).all()
+
+
 @pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection"])
-def test_an_axis_of_one_pixel(path, padding_mode, align_corners):
+@pytest.mark.parametrize(("units", "displacement", "align_corners"), [
+    ("pixels", 2.0, False), ("pixels", 2.0, True), ("pixels", 3e38, True), ("pixels", 1.5e38, False),
+    ("normalised", 4.0, False), ("normalised", 4.0, True), ("normalised", 3e38, True), ("normalised", 3e38, False),
+])  # fmt: skip
+def test_an_axis_of_one_pixel(path, padding_mode, align_corners, units, displacement):
     """Has an extent of 1 by edges and none by centres, where no displacement leads out of it."""
     image = torch.tensor([1.0, 2, 4], device=path.device).view(1, 1, 3, 1)
-    flow = torch.tensor([2.0, 0.0], device=path.device).expand(1, 3, 1, 2)
+    flow = torch.tensor([displacement, 0.0], device=path.device).repeat(1, 3, 1, 1).requires_grad_()
     options = {"padding_mode": padding_mode, "align_corners": align_corners}
-    out = flow_sample(image, flow, units="pixels", channels_first=False, **options)
+    out = flow_sample(image, flow, units=units, channels_first=False, **options)
     assert torch.equal(out, torch.zeros_like(image) if padding_mode == "zeros" and not align_corners else image)
+    if align_corners:
+        assert (torch.autograd.grad(out.square().sum(), flow)[0][..., 0] == 0).all()
 
 
 def test_pixels_of_another_image():

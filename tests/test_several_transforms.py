@@ -9,6 +9,7 @@ from torch import nn
 from stn_triton import (
     TRANSFORMS,
     ConvolutionalLocalisation,
+    Flow,
     FullyConnectedLocalisation,
     SpatialTransformer,
     affine_sample,
@@ -189,6 +190,46 @@ def test_heads_of_a_spatial_transformer(path):
             build(0)
         with pytest.raises(TypeError, match=r"(heads|transforms): expected a whole number, got 2.5"):
             build(2.5)
+
+
+@pytest.mark.parametrize(
+    ("transform", "shape"),
+    [
+        (Flow(channels_first=True), (M * 2, *SIZE)),  # a convolution's
+        (Flow(channels_first=True), (M, 2 * SIZE[0] * SIZE[1])),
+        ("dense", (M, 2 * SIZE[0] * SIZE[1])),
+        ("affine", (M, 6)),
+        ("affine", (M * 6,)),
+        ("affine", (M * 6, 1, 1)),
+        ("homography", (M * 3, 3)),
+        ("tps", (M, 32)),
+        ("tps", (M * 16, 2)),
+    ],
+    ids=str,
+)
+def test_heads_take_what_networks_give(torch_path, transform, shape):
+    """theta of all heads, axes next to each other merged."""
+    image, name = torch.randn(2, 3, 6, 7, dtype=torch.float64), getattr(transform, "name", transform)
+    theta = parameters(name, 2, image.device)
+    if name == "flow":
+        theta = theta.movedim(-1, 2)
+    transformer = SpatialTransformer(lambda image: theta.reshape(2, *shape), transform, SIZE, heads=M)
+    assert torch.equal(transformer(image), transform_sample(transform, image, theta, SIZE))
+
+
+@pytest.mark.parametrize(
+    ("transform", "shape", "expected"),
+    [
+        ("affine", (2, M * 3), r"\(N, 18\), \(N, 3, 6\), \(N, 6, 3\) or \(N, M, 2, 3\) with M = 3 out"),
+        ("dense", (M * 2, *SIZE), r"\(N, 120\), \(N, 3, 40\), \(N, 12, 5, 2\) or \(N, M, h, w, 2\) with M = 3 out"),
+        ("attention", (3, M + 1), r"\(N, 9\) or \(N, M, 3\) with M = 3 out"),
+    ],
+)
+def test_heads_do_not_guess(transform, shape, expected):
+    """Channels of a flow that come first are not for `dense`, nor heads that come last."""
+    transformer = SpatialTransformer(lambda image: torch.zeros(2, *shape), transform, SIZE, heads=M)
+    with pytest.raises(ValueError, match=rf"localisation: expected {expected} of it, got \(2, "):
+        transformer(torch.zeros(2, 1, 6, 7))
 
 
 def test_transformers_at_increasing_depth_learn_together(path):

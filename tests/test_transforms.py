@@ -59,15 +59,48 @@ def test_grid_and_points_are_differentiable(name):
     (torch.float32, torch.float16), (torch.bfloat16, torch.bfloat16),
 ])  # fmt: skip
 def test_points_of_any_two_dtypes(name, theta_dtype, xy_dtype):
-    """Computed in float32 at least, rounded once to xy's dtype."""
+    """Of the very coefficients that the warp uses, computed in float32 at least, rounded once to xy's dtype."""
     transform = TRANSFORMS[name]
     theta = transform.identity((64, 64), dtype=torch.float64)[None].to(theta_dtype)
     xy = (torch.rand(50, 2, dtype=torch.float64) * 1.8 - 0.9).to(xy_dtype)
     points = transform.points(theta, xy)
     assert points.dtype == xy_dtype
-    exact = transform.points(theta.double(), xy.double())
+    exact = transform.points_of(transform.coefficients(theta).double(), xy.double())
     coarser = max(torch.finfo(xy_dtype).eps, torch.finfo(torch.promote_types(theta_dtype, torch.float32)).eps)
     torch.testing.assert_close(points.double(), exact, rtol=0, atol=32 * coarser if coarser < 1e-6 else coarser)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_several_transforms_of_each_image(name):
+    """Grids and points of theta (N, M, ...) are those of each, bit for bit; half types are rounded once."""
+    case, size, transform = TRANSFORM_CASES[name], (4, 6), TRANSFORMS[name]
+    theta = torch.tensor(case.theta(np.random.default_rng(0), 6, size)).unflatten(0, (2, 3))
+    grid = transform.grid(theta, size, True)
+    assert torch.equal(grid, torch.stack([transform.grid(each, size, True) for each in theta.unbind(1)], 1))
+    half = theta.to(torch.bfloat16)
+    coefficients = transform.coefficients(half).flatten(0, 1).float()
+    rounded = transform.grid_of(coefficients, size, True).to(torch.bfloat16).unflatten(0, (2, 3))
+    torch.testing.assert_close(transform.grid(half, size, True), rounded, rtol=2**-8, atol=0)
+    for shape in ((5, 2), (2, 5, 2), (1, 5, 2), (2, 3, 5, 2), (2, 1, 5, 2)):
+        xy = torch.rand(*shape, dtype=torch.float64) * 1.6 - 0.8
+        points = transform.points(theta, xy, True)
+        assert points.shape == (2, 3, 5, 2)
+        for m in range(3):
+            of_each = xy[:, m % xy.shape[1]] if xy.dim() == 4 else xy
+            assert torch.equal(points[:, m], transform.points(theta[:, m], of_each, True))
+    for_the_batch = transform.points(theta[:1], torch.rand(4, 5, 2, dtype=torch.float64))
+    assert for_the_batch.shape == (4, 3, 5, 2)
+    assert transform.points(theta[:0], torch.rand(5, 2)).shape == (0, 3, 5, 2)
+
+
+def test_grid_and_points_are_what_a_half_theta_is_warped_by():
+    """The identity that bfloat16 has rounded is the identity to the warp, and so to the points."""
+    spline = TRANSFORMS["tps"]
+    theta = spline.identity(dtype=torch.bfloat16)[None]
+    xy = torch.rand(9, 2)
+    torch.testing.assert_close(spline.points(theta, xy)[0], xy)
+    identity = torch.eye(2, 3, dtype=torch.bfloat16)[None]
+    torch.testing.assert_close(spline.grid(theta, (5, 6)), Affine().grid(identity, (5, 6)), rtol=2**-8, atol=1e-6)
 
 
 def test_points_follow_the_image():

@@ -7,7 +7,7 @@ import torch
 from ..kernels.coordinates import finite
 from ..kernels.language import constexpr, jit, tl
 from ..torch_sampler import is_bounded
-from .base import Transform, narrowed, widened
+from .base import Transform
 from .homogeneous import bounded_forms_over_grid, forms_at, forms_over_grid
 
 # --- device: theta folded into a map of pixels, coefficients of (x, y, 1) counted from the centres ------------
@@ -100,20 +100,14 @@ class Affine(Transform):
     def identity(self, size=(1, 1), *, align_corners=False, dtype=None, device=None):
         return torch.eye(2, 3, dtype=dtype, device=device)
 
-    def grid(self, theta, size, align_corners=False):
-        self.check_theta(theta, size)
-        if theta.element_size() < 4:  # a half type: computed in float32, rounded once
-            return self.grid(theta.float(), size, align_corners).to(theta.dtype)
-        grid = self.bounded_grid(theta, size, align_corners)
-        return forms_over_grid(theta, size, align_corners) if grid is None else grid
+    def grid_of(self, theta, size, align_corners=False):
+        return forms_over_grid(theta, size, align_corners)
 
     def bounded_grid(self, theta, size, align_corners=False):
         return bounded_forms_over_grid(theta, size, align_corners) if is_bounded(theta) else None
 
-    def points(self, theta, xy, align_corners=False):
-        self.check_theta(theta, (1, 1))
-        theta, wide_xy = widened(theta, xy)
-        return narrowed(forms_at(theta[..., None], *wide_xy.unbind(-1)), xy)
+    def points_of(self, theta, xy, align_corners=False):
+        return forms_at(theta[..., None], *xy.unbind(-1))
 
     def partials_shape(self, batch, channel_blocks, tiles, size):
         return (batch, channel_blocks * tiles, 6)

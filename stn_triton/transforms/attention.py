@@ -6,7 +6,7 @@ import torch
 
 from ..kernels.coordinates import finite
 from ..kernels.language import constexpr, jit, tl
-from .base import Transform, narrowed, target_axis, widened
+from .base import Transform, target_axis
 
 # --- device: each axis a map of its own, a k + b of the pixels counted from the centre --------------------------
 
@@ -76,19 +76,14 @@ class Attention(Transform):
     def identity(self, size=(1, 1), *, align_corners=False, dtype=None, device=None):
         return torch.tensor([1.0, 0.0, 0.0], dtype=dtype, device=device)
 
-    def grid(self, theta, size, align_corners=False):
-        self.check_theta(theta, size)
-        if theta.element_size() < 4:  # a half type: computed in float32, rounded once
-            return self.grid(theta.float(), size, align_corners).to(theta.dtype)
+    def grid_of(self, theta, size, align_corners=False):
         (h, w), (s, shift_x, shift_y) = size, theta[..., None].unbind(1)
         u = s * target_axis(w, align_corners, theta) + shift_x
         v = s * target_axis(h, align_corners, theta) + shift_y
         return torch.stack([u[:, None, :].expand(-1, h, -1), v[:, :, None].expand(-1, -1, w)], -1)
 
-    def points(self, theta, xy, align_corners=False):
-        self.check_theta(theta, (1, 1))
-        theta, wide_xy = widened(theta, xy)
-        return narrowed(theta[:, None, :1] * wide_xy + theta[:, None, 1:], xy)
+    def points_of(self, theta, xy, align_corners=False):
+        return theta[:, None, :1] * xy + theta[:, None, 1:]
 
     def partials_shape(self, batch, channel_blocks, tiles, size):
         return (batch, channel_blocks * tiles, 3)

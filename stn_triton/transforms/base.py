@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..checks import check_tensor
 from ..torch_sampler import is_bounded
 
 
@@ -17,6 +18,11 @@ class Transform(ABC):
     Convention: normalised coordinates, x to the right, y downwards, [-1, 1] over the image as
     ``align_corners`` says in `torch.nn.functional.grid_sample`. Objects hold no parameters and can be shared;
     keep yours, or have `settings` say which are equal, because launches are planned once for each.
+
+    A transform's file defines two sides. In torch: `parameter_shape`, `identity`, `grid_of` and `points_of`, and where
+    they are needed `coefficients`, `bounded_grid` and `size_of`. They take parameters of one batch axis and float32 at
+    least: users call `grid` and `points`, which check, see to M transforms and half types, and are the same for all.
+    For the kernels: `partials_shape`, `sum_partials`, and device functions.
 
     The device functions, called per program and per tile of pixels (see `stn_triton.kernels.warp`):
 
@@ -68,61 +74,99 @@ class Transform(ABC):
     ) -> Tensor:
         """theta of the identity, without the batch axis."""
 
-    @abstractmethod
     def grid(self, theta: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
         """The sampling grid: (u, v) for every target pixel of an output of size (h, w).
 
         Args:
-            theta: parameters, (N, ...) as in ``layout``.
+            theta: parameters as in ``layout``, (N, ...) or, M transforms of each image, (N, M, ...).
             size: (h, w).
             align_corners: as in `torch.nn.functional.grid_sample`.
 
         Returns:
-            (N, h, w, 2), differentiable in theta, of theta's dtype.
+            (N, h, w, 2) or (N, M, h, w, 2), differentiable in theta, of theta's dtype: half types are computed in
+            float32 and rounded once.
         """
+        transforms = self.check_theta(theta, size)
+        coefficients = self.coefficients(theta)
+        coefficients = coefficients.to(torch.promote_types(coefficients.dtype, torch.float32))
+        if transforms is not None:
+            coefficients = coefficients.flatten(0, 1)
+        grid = self.bounded_grid(coefficients, size, align_corners)
+        if grid is None:
+            grid = self.grid_of(coefficients, size, align_corners)
+        grid = grid.to(theta.dtype)
+        return grid if transforms is None else grid.unflatten(0, theta.shape[:2])
 
-    def bounded_grid(self, theta: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor | None:
-        """`grid`, in a transform's fastest form, if it is known to be `torch_sampler.is_bounded`; None if it is not.
-
-        theta is what `coefficients` gives, float32 at least. Where bounded ones do not make a bounded
-        grid, this is overridden.
-        """
-        return self.grid(theta, size, align_corners) if is_bounded(theta) else None
-
-    def grid_of(self, coefficients: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
-        """`grid` from what `coefficients` gives."""
-        return self.grid(coefficients, size, align_corners)
-
-    @abstractmethod
     def points(self, theta: Tensor, xy: Tensor, align_corners: bool = False) -> Tensor:
         """Where points of the output lie in the image: boxes, key points, outlines.
 
         Args:
-            theta: parameters, (N, ...) as in ``layout``.
-            xy: target points (x, y), normalised, (P, 2) for every sample alike or (N, P, 2).
+            theta: parameters as in ``layout``, (N, ...) or, M transforms of each image, (N, M, ...).
+            xy: target points (x, y), normalised: (P, 2) for every sample alike, (N, P, 2), or (N, M, P, 2).
             align_corners: what the normalised coordinates mean; matters to the dense transform only.
 
         Returns:
-            source points (u, v), normalised, (N, P, 2), of xy's dtype if that is a floating one, differentiable in
-            both arguments.
+            source points (u, v), normalised, (N, P, 2) or (N, M, P, 2), of xy's dtype if that is a floating one,
+            differentiable in both. Computed in the wider of the two dtypes, float32 at least.
         """
+        transforms = self.check_theta(theta, self.size_of(theta))
+        batch = theta.shape[: 1 if transforms is None else 2]
+        check_points(xy, batch)
+        coefficients = self.coefficients(theta)
+        compute = torch.promote_types(torch.promote_types(coefficients.dtype, xy.dtype), torch.float32)
+        coefficients, at = coefficients.to(compute), xy.to(compute)
+        axes = len(batch)
+        if at.dim() > 2:
+            at = at if at.dim() == axes + 2 else at[:, None]  # (N, P, 2) for all M
+            batch = torch.broadcast_shapes(batch, at.shape[:-2])
+            coefficients = coefficients.expand(*batch, *[-1] * (coefficients.dim() - axes))
+            at = at.expand(*batch, -1, -1).flatten(0, axes - 1)
+        points = self.points_of(coefficients.flatten(0, axes - 1), at, align_corners)
+        points = points.to(xy.dtype) if xy.is_floating_point() else points
+        return points if transforms is None else points.unflatten(0, batch)
 
     def coefficients(self, theta: Tensor) -> Tensor:
-        """What the kernels and `bounded_grid` take in theta's place: theta itself, or (N, ...) computed from it."""
+        """What the kernels and the forms below take in theta's place: theta itself, or numbers computed from it.
+
+        theta is (N, ...) or (N, M, ...), of any floating dtype; so is the result, which may have another shape behind.
+        """
         return theta
 
-    def check_theta(self, theta: Tensor, size: tuple[int, int], batch: int | None = None) -> None:
-        """Raises ValueError unless theta has the shape for an output of size (h, w), for a batch if one is given."""
-        expected = self.parameter_shape(size)
-        if theta.dim() == 0 or theta.shape[1:] != expected:
-            shape = ("N" if batch is None else batch, *expected)
-            written = f"({', '.join(map(str, shape))})"
-            raise ValueError(f"theta: expected shape {self.layout} = {written}, got {tuple(theta.shape)}")
+    @abstractmethod
+    def grid_of(self, coefficients: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
+        """`grid` (N, h, w, 2) from what `coefficients` gives, (N, ...), float32 at least, of whatever values."""
 
-    def transforms_of(self, theta: Tensor, size: tuple[int, int]) -> int | None:
-        """M of a theta (N, M, ...), several transforms of each image; None of a theta (N, ...)."""
+    def bounded_grid(self, coefficients: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor | None:
+        """`grid_of`, in a transform's fastest form, if it is known to be `torch_sampler.is_bounded`; None if it is not.
+
+        Where bounded coefficients do not make a bounded grid, this is overridden.
+        """
+        return self.grid_of(coefficients, size, align_corners) if is_bounded(coefficients) else None
+
+    @abstractmethod
+    def points_of(self, coefficients: Tensor, xy: Tensor, align_corners: bool = False) -> Tensor:
+        """`points` (N, P, 2) from what `coefficients` gives, (N, ...), and xy, (P, 2) or (N, P, 2), of one dtype."""
+
+    def size_of(self, theta: Tensor) -> tuple[int, int]:
+        """(h, w) of the output that theta is for, by its shape; any where parameters have the same shape for all."""
+        return 1, 1
+
+    def check_theta(self, theta: Tensor, size: tuple[int, int], batch: int | None = None) -> int | None:
+        """M of a theta (N, M, ...), several transforms of each image; None of a theta (N, ...).
+
+        Raises ValueError unless theta has one of these shapes for an output of size (h, w), TypeError unless it is a
+        floating-point tensor. ``batch``, if given, is N in the message.
+        """
+        check_tensor("theta", theta)
         expected = self.parameter_shape(size)
-        return theta.shape[1] if theta.dim() == len(expected) + 2 and theta.shape[2:] == expected else None
+        if theta.shape[1:] == expected:
+            return None
+        if theta.shape[2:] == expected:
+            return theta.shape[1]
+        shape = ("N" if batch is None else batch, *expected)
+        written = f"({', '.join(map(str, shape))})"
+        hint = "; for one theta of all samples: theta[None]" if theta.shape == expected else ""
+        raise ValueError(f"theta: expected shape {self.layout} = {written}, got {tuple(theta.shape)}{hint}")
 
     @abstractmethod
     def partials_shape(self, batch: int, channel_blocks: int, tiles: int, size: tuple[int, int]) -> tuple[int, ...]:
@@ -156,20 +200,15 @@ class Transform(ABC):
         return f"{type(self).__name__}()"
 
 
-def narrowed(points: Tensor, xy: Tensor) -> Tensor:
-    """Computed points in the dtype of the ones given, unless that holds no fractions."""
-    return points.to(xy.dtype) if xy.is_floating_point() else points
-
-
-def widened(theta: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in the wider of their dtypes, float32 at least: coordinates are never computed in less."""
-    if not isinstance(xy, Tensor) or xy.dim() not in (2, 3) or xy.shape[-1] != 2:
+def check_points(xy: Any, batch: torch.Size) -> None:
+    """Raises ValueError unless a tensor of points that goes with parameters of batch axes (N,) or (N, M)."""
+    if not isinstance(xy, Tensor) or xy.shape[-1:] != (2,) or not 2 <= xy.dim() <= len(batch) + 2:
         got = tuple(xy.shape) if isinstance(xy, Tensor) else type(xy).__name__
-        raise ValueError(f"xy: expected a tensor of shape (P, 2) or (N, P, 2), got {got}")
-    if xy.dim() == 3 and xy.shape[0] != theta.shape[0] and 1 not in (xy.shape[0], theta.shape[0]):
-        raise ValueError(f"xy: expected theta's batch size {theta.shape[0]} or 1, got {xy.shape[0]}")
-    compute = torch.promote_types(torch.promote_types(theta.dtype, xy.dtype), torch.float32)
-    return theta.to(compute), xy.to(compute)
+        shapes = "(P, 2) or (N, P, 2)" if len(batch) == 1 else "(P, 2), (N, P, 2) or (N, M, P, 2)"
+        raise ValueError(f"xy: expected a tensor of shape {shapes}, got {got}")
+    for what, of_points, of_theta in zip(("batch size", "M ="), xy.shape[:-2], batch):  # noqa: B905 - as many as xy has
+        if of_points != of_theta and 1 not in (of_points, of_theta):
+            raise ValueError(f"xy: expected theta's {what} {of_theta} or 1, got {of_points}")
 
 
 def normalised(k: Any, n: int, align_corners: bool) -> Any:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..kernels.language import constexpr, jit, tl
 from ..torch_sampler import sample
-from .base import Transform, narrowed, target_axis, widened
+from .base import Transform, target_axis
 
 # --- device -----------------------------------------------------------------------------------------------
 
@@ -76,15 +76,15 @@ class Dense(Transform):
         y, x = (target_axis(n, align_corners, like) for n in size)
         return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
 
-    def grid(self, theta, size, align_corners=False):
-        self.check_theta(theta, size)
+    def size_of(self, theta):
+        return (1, 1, 1, *theta.shape)[-3:-1]
+
+    def grid_of(self, theta, size, align_corners=False):
         return theta
 
-    def points(self, theta, xy, align_corners=False):
+    def points_of(self, theta, xy, align_corners=False):
         """Source points between the stored ones are interpolated; beyond the outermost they stay."""
-        self.check_theta(theta, tuple(theta.shape[1:3]))
-        field, wide_xy = widened(theta, xy)
-        return narrowed(interpolated(field, wide_xy, align_corners), xy)
+        return interpolated(theta, xy, align_corners)
 
     def partials_shape(self, batch, channel_blocks, tiles, size):
         return (batch, channel_blocks, *self.parameter_shape(size))
@@ -94,8 +94,7 @@ class Dense(Transform):
 
 
 def interpolated(field: Tensor, xy: Tensor, align_corners: bool) -> Tensor:
-    """The vectors of a field (N, h, w, 2) at points xy, (N, P, 2); beyond its outermost pixels theirs."""
-    batch = max(field.shape[0], xy.shape[0] if xy.dim() == 3 else 1)
-    field, at = field.expand(batch, -1, -1, -1), xy.expand(batch, -1, -1)
-    vectors = sample(field.movedim(-1, 1), at.unsqueeze(1), "bilinear", "border", align_corners)
+    """The vectors of a field (N, h, w, 2) at points xy, (P, 2) or (N, P, 2); beyond its outermost pixels theirs."""
+    at = xy.expand(field.shape[0], 1, -1, -1) if xy.dim() == 2 else xy.unsqueeze(1)
+    vectors = sample(field.movedim(-1, 1), at, "bilinear", "border", align_corners)
     return vectors.squeeze(2).movedim(1, -1)

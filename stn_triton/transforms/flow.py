@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from ..checks import check_bool, check_size
-from ..kernels.coordinates import finite
 from ..kernels.language import constexpr, jit, tl
-from .base import narrowed, target_axis, widened
+from .base import target_axis
 from .dense import Dense, interpolated
 
 # --- device: the identity in pixels, exact at equal sizes, and the stored displacement times its unit ------------
@@ -53,7 +52,10 @@ def flow_load_first_pixels(theta, strides, sizes, axes, ACC: constexpr, INDEX: c
 
 @jit
 def flow_source(state, row, column, live, x, y, axes):
-    """The displaced point, in pixels; where it is not finite it reads nothing."""
+    """The displaced point, in pixels; where the displacement is not finite it reads nothing.
+
+    A finite one may be inf in pixels: as far outside as any, to the padding rules.
+    """
     theta, stride_row, stride_column, stride_axis, unit_x, unit_y = state
     axis_x, axis_y = axes
     _, centre_x, ratio_x, _, _, _ = axis_x
@@ -63,7 +65,7 @@ def flow_source(state, row, column, live, x, y, axes):
     d_y = tl.load(point + stride_axis, mask=live, other=0.0).to(unit_x.dtype)
     u = tl.fma(d_x, unit_x, tl.fma(ratio_x, x, centre_x))
     v = tl.fma(d_y, unit_y, tl.fma(ratio_y, y, centre_y))
-    return u, v, finite(live, u, v)
+    return u, v, live & (tl.fma(d_x, 0.0, d_y * 0.0) == 0)  # 0 of finite ones alone: one comparison for both
 
 
 @jit
@@ -127,19 +129,17 @@ class Flow(Dense):
     def identity(self, size, *, align_corners=False, dtype=None, device=None):
         return torch.zeros(self.parameter_shape(size), dtype=dtype, device=device)
 
-    def grid(self, theta, size, align_corners=False):
-        self.check_theta(theta, size)
-        if theta.element_size() < 4:  # a half type: computed in float32, rounded once
-            return self.grid(theta.float(), size, align_corners).to(theta.dtype)
+    def size_of(self, theta):
+        return (1, 1, *theta.shape)[-2:] if self.channels_first else super().size_of(theta)
+
+    def grid_of(self, theta, size, align_corners=False):
         displacement = self._displacement(theta, align_corners)
         y, x = (target_axis(n, align_corners, displacement) for n in size)
         return displacement + torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
 
-    def points(self, theta, xy, align_corners=False):
+    def points_of(self, theta, xy, align_corners=False):
         """Displacements between the stored ones are interpolated; beyond the outermost they stay."""
-        self.check_theta(theta, tuple(theta.shape[2:] if self.channels_first else theta.shape[1:3]))
-        theta, wide_xy = widened(theta, xy)
-        return narrowed(wide_xy + interpolated(self._displacement(theta, align_corners), wide_xy, align_corners), xy)
+        return xy + interpolated(self._displacement(theta, align_corners), xy, align_corners)
 
     def _displacement(self, theta: Tensor, align_corners: bool) -> Tensor:
         """(N, h, w, 2), normalised."""
@@ -147,5 +147,6 @@ class Flow(Dense):
             theta = theta.movedim(1, -1)
         if self.image_size is None:
             return theta
-        u, v = (d * 2 / max(n - align_corners, 1) for d, n in zip(theta.unbind(-1), self.image_size[::-1], strict=True))
-        return torch.stack([u, v], -1)
+        # Halves of the extent, exact: twice a finite displacement may be inf.
+        halves = ((n - align_corners or 2) / 2 for n in self.image_size[::-1])
+        return torch.stack([d / half for d, half in zip(theta.unbind(-1), halves, strict=True)], -1)

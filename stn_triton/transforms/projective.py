@@ -13,7 +13,7 @@ from torch import Tensor
 from ..kernels.coordinates import finite
 from ..kernels.language import constexpr, jit, tl
 from ..torch_sampler import bound, is_bounded
-from .base import Transform, narrowed, widened
+from .base import Transform
 from .homogeneous import bounded_forms_over_grid, forms_at, forms_over_grid
 
 #: A denominator r lies behind the camera up to this share of the last row, |theta_31| + |theta_32| + |theta_33|,
@@ -167,11 +167,8 @@ class Projective(Transform):
         """(N, 3, 3), with a last entry that is not negative."""
         return torch.cat([theta, torch.ones_like(theta[:, :1])], 1).unflatten(1, (3, 3))
 
-    def grid(self, theta, size, align_corners=False):
+    def grid_of(self, theta, size, align_corners=False):
         """As in the base class; NaN where a point lies behind the camera."""
-        self.check_theta(theta, size)
-        if theta.element_size() < 4:  # a half type: computed in float32, rounded once
-            return self.grid(theta.float(), size, align_corners).to(theta.dtype)
         rows = self.matrix(theta)
         return _divide(forms_over_grid(rows, size, align_corners), rows[:, None, None])
 
@@ -182,12 +179,10 @@ class Projective(Transform):
         forms = bounded_forms_over_grid(rows, size, align_corners)
         return forms[..., :2] / forms[..., 2:]
 
-    def points(self, theta, xy, align_corners=False):
+    def points_of(self, theta, xy, align_corners=False):
         """As in the base class; NaN where a point lies behind the camera."""
-        self.check_theta(theta, (1, 1))
-        theta, wide_xy = widened(theta, xy)
         rows = self.matrix(theta)
-        return narrowed(_divide(forms_at(rows[..., None], *wide_xy.unbind(-1)), rows[:, None]), xy)
+        return _divide(forms_at(rows[..., None], *xy.unbind(-1)), rows[:, None])
 
     def partials_shape(self, batch, channel_blocks, tiles, size):
         return (batch, channel_blocks * tiles, 8)

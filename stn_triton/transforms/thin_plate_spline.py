@@ -20,7 +20,7 @@ from ..kernels.coordinates import finite
 from ..kernels.language import constexpr, jit, tl
 from ..torch_sampler import is_bounded
 from .affine import affine_adjoint, affine_start, store_affine
-from .base import Transform, narrowed, target_axis, widened
+from .base import Transform, target_axis
 from .homogeneous import products_are_exact
 
 #: Numbers of a basis that torch evaluates at once, 8 MiB of float32; smaller ones are kept from call to call.
@@ -155,17 +155,10 @@ class _Spline(Transform):
     width: int  #: columns of a program's gradient
     count: int  #: K
 
-    def grid(self, theta, size, align_corners=False):
-        self.check_theta(theta, size)
-        if theta.element_size() < 4:  # a half type: computed in float32, rounded once
-            return self.grid(theta.float(), size, align_corners).to(theta.dtype)
-        return self.grid_of(self.coefficients(theta), size, align_corners)
-
-    def bounded_grid(self, theta, size, align_corners=False):
-        """Of coefficients."""
-        if not is_bounded(theta):
+    def bounded_grid(self, coefficients, size, align_corners=False):
+        if not is_bounded(coefficients):
             return None
-        grid = self.grid_of(theta, size, align_corners)
+        grid = self.grid_of(coefficients, size, align_corners)
         return grid if is_bounded(grid) else None
 
     def grid_of(self, coefficients, size, align_corners=False):
@@ -173,10 +166,8 @@ class _Spline(Transform):
         xy = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).view(-1, 2)
         return self._planes(coefficients, xy).unflatten(-1, size).movedim(1, -1)
 
-    def points(self, theta, xy, align_corners=False):
-        self.check_theta(theta, (1, 1))
-        theta, wide_xy = widened(theta, xy)
-        return narrowed(self._planes(self.coefficients(theta), wide_xy).transpose(1, 2), xy)
+    def points_of(self, coefficients, xy, align_corners=False):
+        return self._planes(coefficients, xy).transpose(1, 2)
 
     def _planes(self, coefficients: Tensor, xy: Tensor) -> Tensor:
         """(N, 2, P) from points (P, 2) or (N, P, 2), some at a time: their bases never lie in memory together."""
@@ -195,7 +186,7 @@ class _Spline(Transform):
         """(N, 2, P): coefficients times the basis (..., K + 3, P) at points xy."""
         weights, points = _of_points(coefficients), coefficients[:, :-3, 2:]
         if self.width == 2 and xy.dim() == 2:
-            points = points[0].detach()  # those of all samples
+            points = points[:1].detach().sum(0)  # those of all samples, which may be none
         basis = _basis(xy, points)
         exact = xy.dtype if products_are_exact(xy.device) else _solving_dtype(xy.device)
         return torch.matmul(weights.to(exact), basis.to(exact)).to(xy.dtype)
@@ -248,14 +239,14 @@ class ThinPlateSpline(_Spline):
         weights = (inverse @ displacement.to(exact)).to(wide)
         return torch.cat([weights, F.pad(points.to(wide), (0, 0, 0, 3)).expand(weights.shape)], -1)
 
-    def bounded_grid(self, theta, size, align_corners=False):
-        """Of coefficients: one product with a basis that is kept, where that is small."""
-        if (self.count + 3) * size[0] * size[1] > BASIS_AT_ONCE or not products_are_exact(theta.device):
-            return super().bounded_grid(theta, size, align_corners)
-        basis, largest = _kept_basis(self, size, align_corners, theta.dtype)
-        if not is_bounded(theta * largest):
+    def bounded_grid(self, coefficients, size, align_corners=False):
+        """One product with a basis that is kept, where that is small."""
+        if (self.count + 3) * size[0] * size[1] > BASIS_AT_ONCE or not products_are_exact(coefficients.device):
+            return super().bounded_grid(coefficients, size, align_corners)
+        basis, largest = _kept_basis(self, size, align_corners, coefficients.dtype)
+        if not is_bounded(coefficients * largest):
             return None
-        planes = torch.mm(_of_points(theta).reshape(-1, self.count + 3), torch.from_numpy(basis))
+        planes = torch.mm(_of_points(coefficients).reshape(-1, self.count + 3), torch.from_numpy(basis))
         return planes.view(-1, 2, *size).movedim(1, -1)
 
     def _constants(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
