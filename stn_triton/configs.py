@@ -82,6 +82,7 @@ class Blocks(NamedTuple):
 
     channels: int  #: of a program
     steps: int  #: of a program
+    rows: int  #: of pixels, of a program
     column_blocks: tuple[int, int, int]
     row_blocks: tuple[int, int, int]
     channel_blocks: tuple[int, int, int]
@@ -89,12 +90,7 @@ class Blocks(NamedTuple):
     @property
     def per_sample(self) -> int:
         """Programs that share a sample."""
-        return self.tiles * self.channel_blocks[0]
-
-    @property
-    def tiles(self) -> int:
-        """Programs that share a sample's block of channels."""
-        return self.column_blocks[0] * self.row_blocks[0]
+        return self.column_blocks[0] * self.row_blocks[0] * self.channel_blocks[0]
 
 
 def cut(
@@ -118,7 +114,7 @@ def cut(
         if most is not None:
             wanted = min(wanted, max(1, most // (columns * rows)))
         share = trip * max(blocks_of(min(channels, CHANNELS_AT_LEAST), trip), blocks_of(channels, trip * wanted))
-    return Blocks(share, steps, divisor(columns), divisor(rows), divisor(blocks_of(channels, share)))
+    return Blocks(share, steps, tile * steps, divisor(columns), divisor(rows), divisor(blocks_of(channels, share)))
 
 
 def blocks_of(total: int, block: int) -> int:

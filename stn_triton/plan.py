@@ -84,7 +84,7 @@ def plan_backward(
         d_image is not None, image is not None,
         config.tile_h, config.tile_w, config.lanes_c * vector, config.channels, config.loop, config.unroll,
     )  # fmt: skip
-    shape = transform.partials_shape(samples, blocks.channel_blocks[0], blocks.tiles, spec.size)
+    shape = transform.partials_shape(samples, spec.size, blocks)
     return Plan(samples * blocks.per_sample, args, _options(config), shape, torch.contiguous_format)
 
 
