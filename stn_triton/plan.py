@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .configs import INTERPRETER, Blocks, LaunchConfig, choose_config, cut, divisor
+from .configs import INTERPRETER, Blocks, LaunchConfig, by_columns, choose_config, cut, divisor
 from .kernels import coordinates, samplers
 from .kernels.language import tl
 from .kernels.warp import warp_forward
@@ -70,6 +70,8 @@ def plan_backward(
     most = spec.transform.most_programs if image else None
     if most is not None:
         config = config._replace(unroll=1)  # a long adjoint is written out once
+    if image and spec.transform.walks_columns:
+        config = by_columns(config, spec.size[1])
     blocks = cut(config, samples, channels, spec.size, vector, most)
     transform, read, added = spec.transform, image or d_out, d_image or d_out
     args = (

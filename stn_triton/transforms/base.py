@@ -50,10 +50,12 @@ class Transform(ABC):
     #: v are monotone in x and in y, every rounding included: between points inside the image lie none outside.
     monotone: ClassVar[bool] = False
     start: ClassVar[Any]
-    #: ``adjoint`` adds to the buffer that ``store`` completes, which then begins as zeros.
+    #: ``adjoint`` writes to the buffer that ``store`` completes, which then begins as zeros.
     partials_add_up: ClassVar[bool] = False
     #: Programs that may share a sample where each has a large part of the buffer.
     most_programs: ClassVar[int | None] = None
+    #: The pixels of a tile are all in one row, so that a lane walks down one column; and a program has many rows.
+    walks_columns: ClassVar[bool] = False
     adjoint: Any
     store: ClassVar[Any]
 
