@@ -23,6 +23,7 @@ class LaunchConfig(NamedTuple):
     loop: bool = True  #: over any number of times as many channels; False: there are no more
     unroll: int = 1  #: tiles in a row without a loop's counting
     max_steps: int = 8  #: times `unroll` tiles, that one program walks down at most
+    min_steps: int = 1  #: and at least, where there are as many
 
 
 # All have 128 lanes: few enough for a 28 x 28 output, and 16 such programs fill a multiprocessor at up to 32 registers.
@@ -49,6 +50,10 @@ CHANNELS_LAST = {
 }
 # The interpreter pays per program, not per pixel.
 INTERPRETER = (32, 64)
+
+# Rows that a program has at least, where there are as many, and at most, if each of its lanes writes sums of a column:
+# the more, the fewer of them are written; with the least, latency leaves a GPU idle that has few pixels to do.
+ROWS_OF_COLUMNS = (32, 64)
 
 # Six programs, 24 warps, for each of an H200's 132 multiprocessors. Rather than launch fewer, programs walk down fewer
 # tiles, then take fewer channels (not below CHANNELS_AT_LEAST): prologue and coordinates computed again cost less than
@@ -77,11 +82,19 @@ def choose_config(forward: bool, channels: int, width: int, unit: bool, vector: 
     return SIXTEEN_CHANNELS if forward and unit and channels % 16 == 0 else ANY_CHANNELS
 
 
+def by_columns(config: LaunchConfig, width: int) -> LaunchConfig:
+    """The same with its lanes side by side in one row, as many as an output of that width needs, and far down."""
+    tile_w = min(config.tile_h * config.tile_w, max(32, 2 ** (width - 1).bit_length()))
+    least, most = (blocks_of(rows, config.unroll) for rows in ROWS_OF_COLUMNS)
+    return config._replace(tile_h=1, tile_w=tile_w, min_steps=least, max_steps=most)
+
+
 class Blocks(NamedTuple):
     """How a launch is cut into programs; a divisor is what `divisor` gives."""
 
     channels: int  #: of a program
     steps: int  #: of a program
+    rows: int  #: of pixels, of a program
     column_blocks: tuple[int, int, int]
     row_blocks: tuple[int, int, int]
     channel_blocks: tuple[int, int, int]
@@ -89,12 +102,7 @@ class Blocks(NamedTuple):
     @property
     def per_sample(self) -> int:
         """Programs that share a sample."""
-        return self.tiles * self.channel_blocks[0]
-
-    @property
-    def tiles(self) -> int:
-        """Programs that share a sample's block of channels."""
-        return self.column_blocks[0] * self.row_blocks[0]
+        return self.column_blocks[0] * self.row_blocks[0] * self.channel_blocks[0]
 
 
 def cut(
@@ -104,8 +112,8 @@ def cut(
     tile = config.tile_h * config.unroll
     columns = blocks_of(size[1], config.tile_w)
     steps = min(config.max_steps, blocks_of(size[0], tile))
-    while steps > 1 and batch * columns * blocks_of(size[0], tile * steps) < ENOUGH_PROGRAMS:
-        steps = blocks_of(steps, 2)
+    while steps > config.min_steps and batch * columns * blocks_of(size[0], tile * steps) < ENOUGH_PROGRAMS:
+        steps = max(config.min_steps, blocks_of(steps, 2))
     if most is not None:
         steps = max(steps, blocks_of(blocks_of(size[0], tile), max(1, most // columns)))
     rows = blocks_of(size[0], tile * steps)
@@ -118,7 +126,7 @@ def cut(
         if most is not None:
             wanted = min(wanted, max(1, most // (columns * rows)))
         share = trip * max(blocks_of(min(channels, CHANNELS_AT_LEAST), trip), blocks_of(channels, trip * wanted))
-    return Blocks(share, steps, divisor(columns), divisor(rows), divisor(blocks_of(channels, share)))
+    return Blocks(share, steps, tile * steps, divisor(columns), divisor(rows), divisor(blocks_of(channels, share)))
 
 
 def blocks_of(total: int, block: int) -> int:

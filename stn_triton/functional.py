@@ -24,7 +24,15 @@ from .checks import (
 )
 from .ops import warp
 from .spec import MODES, PADDING_MODES, WarpSpec
-from .transforms import TRANSFORMS, Flow, FreeThinPlateSpline, ThinPlateSpline, Transform, find_transform
+from .transforms import (
+    TRANSFORMS,
+    Flow,
+    FreeThinPlateSpline,
+    PiecewiseAffine,
+    ThinPlateSpline,
+    Transform,
+    find_transform,
+)
 
 UNITS = ("pixels", "normalised")
 Warped: TypeAlias = Any  #: the output, or the pair (output, mask) if that is asked for: no type says which
@@ -257,6 +265,39 @@ def _with_control_points(theta: Tensor, control_points: Tensor) -> Tensor:
     if control_points.device != theta.device:
         raise ValueError(f"control_points: expected theta's device {theta.device}, got {control_points.device}")
     return torch.cat(torch.broadcast_tensors(theta, control_points), -1)
+
+
+def piecewise_affine_sample(
+    image: Tensor,
+    theta: Tensor,
+    size: Sequence[int] | None = None,
+    *,
+    mesh: Sequence[int] = (4, 4),
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool = False,
+    fill: float | Sequence[float] | Tensor | None = None,
+    return_mask: bool = False,
+) -> Warped:
+    r"""Warps an image by a mesh of triangles, the paper's piecewise affine transformation.
+
+    out at (x, y) is the image at :math:`(u, v) = \sum_k h_k(x, y)\,\theta_k`, the hats :math:`h_k` affine on every
+    triangle of a regular mesh over the output, 1 at their vertex and 0 at the others: vertices go to theta, and each
+    triangle by the affine map of its three. With theta the vertices of the mesh it is the identity.
+
+    Args:
+        image: (N, C, H, W).
+        theta: (N, gh * gw, 2): where the vertices lie in the image, (u, v) normalised, row by row; or (1, gh * gw, 2)
+            for the whole batch; or (N, M, gh * gw, 2).
+        mesh: (gh, gw), vertices in a column and in a row, at least 2. Its corners are (-1, -1) and (1, 1) of the
+            output, pixel edges or with align_corners pixel centres; each cell is split from top left to bottom right.
+        size, mode, padding_mode, align_corners, fill, return_mask: as in `affine_sample`, like dtypes, convention,
+            result and errors. A point reads nothing where a vertex of its triangle is not finite.
+    """
+    return transform_sample(
+        PiecewiseAffine(mesh), image, theta, size,
+        mode=mode, padding_mode=padding_mode, align_corners=align_corners, fill=fill, return_mask=return_mask,
+    )  # fmt: skip
 
 
 def transform_sample(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .configs import INTERPRETER, Blocks, LaunchConfig, choose_config, cut, divisor
+from .configs import INTERPRETER, Blocks, LaunchConfig, by_columns, choose_config, cut, divisor
 from .kernels import coordinates, samplers
 from .kernels.language import tl
 from .kernels.warp import warp_forward
@@ -82,6 +82,8 @@ def plan_backward(
     most = spec.transform.most_programs if image else None
     if most is not None:
         config = config._replace(unroll=1)  # a long adjoint is written out once
+    if image and spec.transform.walks_columns:
+        config = by_columns(config, spec.size[1])
     blocks = cut(config, samples, channels, spec.size, vector, most)
     transform, read, added = spec.transform, image or d_out, d_image or d_out
     numbers = (
@@ -98,7 +100,7 @@ def plan_backward(
         d_image is not None, image is not None,
         config.tile_h, config.tile_w, config.lanes_c * vector, config.channels, config.loop, config.unroll,
     )  # fmt: skip
-    shape = transform.partials_shape(samples, blocks.channel_blocks[0], blocks.tiles, spec.size)
+    shape = transform.partials_shape(samples, spec.size, blocks)
     return Plan(samples * blocks.per_sample, numbers, constants, _options(config), shape, torch.contiguous_format)
 
 

@@ -363,6 +363,50 @@ def four_by_four() -> Array:
     return np.stack([x, y], -1).reshape(-1, 2)
 
 
+def mesh_corners(size: tuple[int, int], align_corners: bool, mesh: tuple[int, int]) -> list[tuple[Any, Array]]:
+    """(vertex, weight), each (h, w), of the three vertices around every target pixel: the hats that are not 0 there.
+
+    The mesh has (gh, gw) vertices, row by row over [-1, 1] x [-1, 1]; cells are split from top left to bottom right.
+    """
+    gh, gw = mesh
+    xy = target_points(size, align_corners)
+    a, b = (xy[..., 0] + 1) / 2 * (gw - 1), (xy[..., 1] + 1) / 2 * (gh - 1)
+    column, row = np.clip(np.floor(a), 0, gw - 2), np.clip(np.floor(b), 0, gh - 2)
+    a, b = a - column, b - row
+    top_left = (row * gw + column).astype(np.int64)
+    return [
+        (top_left, 1 - np.maximum(a, b)),
+        (np.where(a > b, top_left + 1, top_left + gw), np.abs(a - b)),  # top right, or bottom left
+        (top_left + gw + 1, np.minimum(a, b)),
+    ]
+
+
+def piecewise_affine_grid(
+    theta: ArrayLike, size: tuple[int, int], align_corners: bool = False, mesh: tuple[int, int] = (4, 4)
+) -> Array:
+    """Affine on every triangle of a mesh whose vertices lie at theta (N, gh * gw, 2) in the image."""
+    theta = np.asarray(theta, np.float64)
+    corners = mesh_corners(size, align_corners, mesh)
+    return np.sum([weight[..., None] * theta[:, vertex] for vertex, weight in corners], 0)
+
+
+def piecewise_affine_grid_backward(
+    d_grid: Array,
+    theta: ArrayLike,
+    size: tuple[int, int],
+    align_corners: bool = False,
+    mesh: tuple[int, int] = (4, 4),
+    *,
+    magnitude: bool = False,
+) -> Array:
+    """d_theta of `piecewise_affine_grid`, whose weights are not negative."""
+    d_theta = np.zeros(np.shape(theta))
+    for vertex, weight in mesh_corners(size, align_corners, mesh):
+        place: Any = np.index_exp[:, vertex]
+        np.add.at(d_theta, place, weight[..., None] * d_grid)
+    return d_theta
+
+
 def flow_grid(theta: ArrayLike, size: tuple[int, int], align_corners: bool = False) -> Array:
     """(u, v) = (x, y) + theta: displacements (N, h, w, 2) in normalised coordinates."""
     return target_points(size, align_corners) + np.asarray(theta, np.float64)
@@ -379,6 +423,7 @@ GRIDS = {
     "projective": (projective_grid, projective_grid_backward),
     "homography": (projective_grid, projective_grid_backward),
     "tps": (tps_grid, tps_grid_backward),
+    "piecewise_affine": (piecewise_affine_grid, piecewise_affine_grid_backward),
     "flow": (flow_grid, flow_grid_backward),
 }
 

@@ -109,6 +109,13 @@ def _torch_spline(theta, size, align_corners):
     return torch.einsum("hwb,nbr->nhwr", basis, torch.einsum("bk,nkr->nbr", to_weights, theta))
 
 
+def _torch_mesh(theta, size, align_corners):
+    """Every vertex's hat everywhere, a constant basis made in float64: 1 - max(|s|, |t|, |s - t|) where positive."""
+    s, t = 1.5 * (reference.target_points(size, align_corners)[..., None, :] - reference.four_by_four()).T
+    hats = np.maximum(0, 1 - np.maximum(np.maximum(abs(s), abs(t)), abs(s - t)))
+    return torch.einsum("kwh,nkr->nhwr", torch.tensor(hats, dtype=theta.dtype), theta)
+
+
 def _homographies(rng, n, size):
     """The whole output in front of the camera, whichever sign."""
     matrix = np.eye(3) * [1.2, 1.2, 1] + np.array([[0.3], [0.3], [0.15]]) * rng.uniform(-1, 1, (n, 3, 3))
@@ -146,6 +153,12 @@ TRANSFORM_CASES = {
             lambda rng, n, size: 1.1 * reference.four_by_four() + rng.uniform(-0.3, 0.3, (n, 16, 2)),
             stn_triton.tps_sample,
             _torch_spline,
+        ),
+        _by_theta(
+            "piecewise_affine",
+            lambda rng, n, size: 1.1 * reference.four_by_four() + rng.uniform(-0.3, 0.3, (n, 16, 2)),
+            stn_triton.piecewise_affine_sample,
+            _torch_mesh,
         ),
         _by_theta(
             "flow",

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TESTS = [
     "test_warp.py", "test_identity.py", "test_special_points.py", "test_launch_shapes.py", "test_layouts.py",
     "test_gradients.py", "test_several_transforms.py", "test_flow.py", "test_geometry.py", "test_tps.py",
-    "test_transforms.py", "test_memory.py",
+    "test_transforms.py", "test_memory.py", "test_piecewise_affine.py", "test_fill_and_mask.py",
 ]  # fmt: skip
 
 # what is broken: (file, line as it is, line as it becomes)
@@ -220,6 +220,24 @@ MUTANTS = {
     ),
     "points of an image taken for those of a transform": (
         "transforms/base.py", "else at[:, None]", "else at[None]",
+    ),
+    "cells split from top right to bottom left": (
+        "transforms/piecewise_affine.py", "upper = a > b\n    high, low = tl.where", "upper = a + b < 1\n    high, low = tl.where",
+    ),
+    "hats of vertices below that are those above": (
+        "transforms/piecewise_affine.py", "right_above - (a - b), a - right_above)", "right_above, a - right_above)",
+    ),
+    "sums of vertices lost where rows pass over a cell": (
+        "transforms/piecewise_affine.py", "write_sums(place, vertex + 1, below, axes)\n            above", "above",
+    ),
+    "one place for two blocks of rows": (
+        "transforms/piecewise_affine.py", "row // rows % at_a_vertex * to_next_block", "row // rows // at_a_vertex * to_next_block",
+    ),
+    "vertices not as theta's dtype holds them": (
+        "transforms/piecewise_affine.py", "self._vertices(theta)\n        return displacement", "self._vertices(theta.to(torch.promote_types(theta.dtype, torch.float32)))\n        return displacement",
+    ),
+    "CPU path, a mesh's rows and columns swapped": (
+        "transforms/piecewise_affine.py", "first = row * gw + column", "first = row + column * gw",
     ),
     "CPU path lets NaN through": (
         "transforms/affine.py", "return bounded_forms_over_grid(theta, size, align_corners) if is_bounded(theta) else None", "return bounded_forms_over_grid(theta, size, align_corners)",

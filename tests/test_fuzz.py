@@ -92,6 +92,8 @@ def coordinates(kind, image, theta, size, align_corners) -> Coordinates:
         grid = np.where(seen, grid, 0.0)
         bound = seen * (terms[..., :2] + np.abs(grid) * terms[..., 2:]) / depth
         steepness = seen * (1 + np.abs(grid).max(-1, keepdims=True)) / depth * terms[..., 2:] / depth
+    elif kind == "piecewise_affine":  # a place in a cell is off by some roundings, times what the vertices differ by
+        bound = 2 * (1 + np.abs(to_numpy(theta)).max(axis=(1, 2)))[:, None, None, None]
     extent = np.array(image.shape[:1:-1])
     pixels = np.stack([reference.pixels(grid[..., k], int(extent[k]), align_corners) for k in range(2)], -1)
     slack = 8 * torch.finfo(image.dtype if image.dtype == torch.float64 else torch.float32).eps * (bound + 1) * extent

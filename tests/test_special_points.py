@@ -86,7 +86,9 @@ def test_nonfinite_grid(path, mode, padding_mode, align_corners, shape, dtype):
         np.testing.assert_allclose(to_numpy(ours), expected, rtol=0, atol=4 * torch.finfo(dtype).eps * scale)
 
 
-@pytest.mark.parametrize("transform", [name for name in TRANSFORMS if name not in ("dense", "flow")])
+@pytest.mark.parametrize(
+    "transform", [name for name in TRANSFORMS if name not in ("dense", "flow", "piecewise_affine")]
+)
 @pytest.mark.parametrize("padding_mode", PYTORCH_PADDINGS)
 @pytest.mark.parametrize("mode", MODES)
 def test_nonfinite_theta_reads_nothing(path, transform, mode, padding_mode):

@@ -379,7 +379,7 @@ def warp_backward(
     rows = TILE_H * UNROLL * steps
     first_row, first_column = row_block * rows, column_block * TILE_W
     row, column = pixels(first_row, first_column, TILE_H, TILE_W)
-    partial = START([TILE_H * TILE_W, 1], ACC)
+    partial = START(state, d_theta, part, first_row, rows, column, sizes, ACC)
     inside = False
     if MONOTONE:
         inside = lies_inside(state, first_row, first_column, rows, TILE_W, sizes, axes, SOURCE, REACH, ACC)

@@ -5,6 +5,7 @@ from .attention import Attention
 from .base import Transform
 from .dense import Dense
 from .flow import Flow
+from .piecewise_affine import PiecewiseAffine
 from .projective import Homography, Projective
 from .thin_plate_spline import FreeThinPlateSpline, ThinPlateSpline
 
@@ -16,6 +17,7 @@ TRANSFORMS: dict[str, Transform] = {
         Projective(),
         Homography(),
         ThinPlateSpline(),
+        PiecewiseAffine(),
         Dense(),
         Flow(),
     )
@@ -40,6 +42,7 @@ __all__ = [
     "Flow",
     "FreeThinPlateSpline",
     "Homography",
+    "PiecewiseAffine",
     "Projective",
     "ThinPlateSpline",
     "Transform",

@@ -49,9 +49,9 @@ def affine_source(state, row, column, live, x, y, axes):
 
 
 @jit
-def affine_start(shape: constexpr, ACC: constexpr):
+def affine_start(state, d_theta, part, row, rows, column, sizes, ACC: constexpr):
     """Four sums per lane; x stays the same on a program's way down the rows, so it comes in at the end."""
-    zero = tl.zeros(shape, ACC)
+    zero = tl.zeros(column.shape, ACC)
     return zero, zero, zero, zero
 
 
@@ -109,8 +109,8 @@ class Affine(Transform):
     def points_of(self, theta, xy, align_corners=False):
         return forms_at(theta[..., None], *xy.unbind(-1))
 
-    def partials_shape(self, batch, channel_blocks, tiles, size):
-        return (batch, channel_blocks * tiles, 6)
+    def partials_shape(self, batch, size, blocks):
+        return (batch, blocks.per_sample, 6)
 
     def sum_partials(self, partials):
         return partials.sum(1).unflatten(1, (2, 3))

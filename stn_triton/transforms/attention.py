@@ -33,9 +33,9 @@ def attention_source(state, row, column, live, x, y, axes):
 
 
 @jit
-def attention_start(shape: constexpr, ACC: constexpr):
+def attention_start(state, d_theta, part, row, rows, column, sizes, ACC: constexpr):
     """Three sums per lane, since x stays the same on its way down the rows."""
-    zero = tl.zeros(shape, ACC)
+    zero = tl.zeros(column.shape, ACC)
     return zero, zero, zero
 
 
@@ -85,8 +85,8 @@ class Attention(Transform):
     def points_of(self, theta, xy, align_corners=False):
         return theta[:, None, :1] * xy + theta[:, None, 1:]
 
-    def partials_shape(self, batch, channel_blocks, tiles, size):
-        return (batch, channel_blocks * tiles, 3)
+    def partials_shape(self, batch, size, blocks):
+        return (batch, blocks.per_sample, 3)
 
     def sum_partials(self, partials):
         return partials.sum(1)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..checks import check_tensor
 from ..torch_sampler import is_bounded
+
+if TYPE_CHECKING:
+    from ..configs import Blocks
 
 
 class Transform(ABC):
@@ -31,7 +34,8 @@ class Transform(ABC):
       `kernels.coordinates.axis_frame` gives them;
     - ``source(state, row, column, live, x, y, axes) -> (u, v, seen)``: source pixels of the target pixels at
       (x, y) from the centre, and which of the live ones read anything. For tiles, and for single points;
-    - ``start(shape, ACC) -> partial``: where the sums of a program's gradient begin, for tiles of that shape;
+    - ``start(state, d_theta, part, row, rows, column, sizes, ACC) -> partial``: where the sums of a program's gradient
+      begin, whose lanes have these columns, and whose pixels these ``rows`` from ``row`` on;
     - ``adjoint(partial, state, d_theta, part, row, column, live, x, y, sizes, d_u, d_v, axes) -> partial``: adds a
       tile, or stores it, if every pixel has parameters of its own. From tile to tile a lane's y changes, its x does
       not;
@@ -52,10 +56,12 @@ class Transform(ABC):
     #: v are monotone in x and in y, every rounding included: between points inside the image lie none outside.
     monotone: ClassVar[bool] = False
     start: ClassVar[Any]
-    #: ``adjoint`` adds to the buffer that ``store`` completes, which then begins as zeros.
+    #: ``adjoint`` writes to the buffer that ``store`` completes, which then begins as zeros.
     partials_add_up: ClassVar[bool] = False
     #: Programs that may share a sample where each has a large part of the buffer.
     most_programs: ClassVar[int | None] = None
+    #: The pixels of a tile are all in one row, so that a lane walks down one column; and a program has many rows.
+    walks_columns: ClassVar[bool] = False
     adjoint: Any
     store: ClassVar[Any]
 
@@ -169,14 +175,13 @@ class Transform(ABC):
         raise ValueError(f"theta: expected shape {self.layout} = {written}, got {tuple(theta.shape)}{hint}")
 
     @abstractmethod
-    def partials_shape(self, batch: int, channel_blocks: int, tiles: int, size: tuple[int, int]) -> tuple[int, ...]:
+    def partials_shape(self, batch: int, size: tuple[int, int], blocks: Blocks) -> tuple[int, ...]:
         """Shape of the buffer that ``store`` or ``adjoint`` writes, every element exactly once.
 
         Args:
             batch: N.
-            channel_blocks: sets of programs that share a sample, each with channels of its own.
-            tiles: programs in such a set.
             size: (h, w) of the output.
+            blocks: how the launch is cut into programs.
         """
 
     @abstractmethod

@@ -33,7 +33,7 @@ def dense_source(state, row, column, live, x, y, axes):
 
 
 @jit
-def dense_start(shape: constexpr, ACC: constexpr):
+def dense_start(state, d_theta, part, row, rows, column, sizes, ACC: constexpr):
     """Nothing to sum: every pixel has its own two parameters. (Triton's loops carry no empty tuple.)"""
     return tl.full([], 0, ACC)
 
@@ -86,8 +86,8 @@ class Dense(Transform):
         """Source points between the stored ones are interpolated; beyond the outermost they stay."""
         return interpolated(theta, xy, align_corners)
 
-    def partials_shape(self, batch, channel_blocks, tiles, size):
-        return (batch, channel_blocks, *self.parameter_shape(size))
+    def partials_shape(self, batch, size, blocks):
+        return (batch, blocks.channel_blocks[0], *self.parameter_shape(size))
 
     def sum_partials(self, partials):
         return partials.squeeze(1) if partials.shape[1] == 1 else partials.sum(1)

@@ -91,9 +91,9 @@ def projective_source(state, row, column, live, x, y, axes):
 
 
 @jit
-def projective_start(shape: constexpr, ACC: constexpr):
+def projective_start(state, d_theta, part, row, rows, column, sizes, ACC: constexpr):
     """Six sums per lane, since x stays the same on its way down the rows."""
-    zero = tl.zeros(shape, ACC)
+    zero = tl.zeros(column.shape, ACC)
     return zero, zero, zero, zero, zero, zero
 
 
@@ -184,8 +184,8 @@ class Projective(Transform):
         rows = self.matrix(theta)
         return _divide(forms_at(rows[..., None], *xy.unbind(-1)), rows[:, None])
 
-    def partials_shape(self, batch, channel_blocks, tiles, size):
-        return (batch, channel_blocks * tiles, 8)
+    def partials_shape(self, batch, size, blocks):
+        return (batch, blocks.per_sample, 8)
 
     def sum_partials(self, partials):
         return partials.sum(1)
@@ -207,8 +207,8 @@ class Homography(Projective):
     def matrix(self, theta):
         return torch.where(theta[:, 2:, 2:] < 0, -theta, theta)
 
-    def partials_shape(self, batch, channel_blocks, tiles, size):
-        return (batch, channel_blocks * tiles, 9)
+    def partials_shape(self, batch, size, blocks):
+        return (batch, blocks.per_sample, 9)
 
     def sum_partials(self, partials):
         return super().sum_partials(partials).unflatten(1, (3, 3))

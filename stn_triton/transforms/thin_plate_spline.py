@@ -191,8 +191,8 @@ class _Spline(Transform):
         exact = xy.dtype if products_are_exact(xy.device) else _solving_dtype(xy.device)
         return torch.matmul(weights.to(exact), basis.to(exact)).to(xy.dtype)
 
-    def partials_shape(self, batch, channel_blocks, tiles, size):
-        return (batch, channel_blocks * tiles, self.count + 3, self.width)
+    def partials_shape(self, batch, size, blocks):
+        return (batch, blocks.per_sample, self.count + 3, self.width)
 
     def sum_partials(self, partials):
         return F.pad(partials.sum(1), (0, 4 - self.width))
