@@ -4,6 +4,7 @@ from .affine import Affine
 from .attention import Attention
 from .base import Transform
 from .dense import Dense
+from .expansion import BasisExpansion
 from .flow import Flow
 from .projective import Homography, Projective
 from .thin_plate_spline import FreeThinPlateSpline, ThinPlateSpline
@@ -36,6 +37,7 @@ __all__ = [
     "TRANSFORMS",
     "Affine",
     "Attention",
+    "BasisExpansion",
     "Dense",
     "Flow",
     "FreeThinPlateSpline",
