@@ -173,7 +173,7 @@ def test_what_got_worse_is_named():
 
 
 def test_no_more_is_compiled_than_a_test_run_can_afford():
-    assert len(checked()) <= 140  # and tests/compiled.py some 40 more
+    assert len(checked()) <= 145  # and tests/compiled.py some 40 more
 
 
 @pytest.mark.parametrize("module", ["bench.codegen --check", "tests.compiled"])
