@@ -28,7 +28,7 @@ reflection    0                           pixel 0                               
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -417,7 +417,32 @@ def flow_grid_backward(d_grid: Array, *args: Any, **options: Any) -> Array:
     return d_grid
 
 
-GRIDS = {
+GridPair = tuple[Callable[..., Array], Callable[..., Array]]
+
+
+def expansion(basis: Callable[[Array, Array], Array]) -> GridPair:
+    """The grid theta B, and its backward, of theta (N, 2, K) and a basis that makes (K, h, w) from x and y (h, w)."""
+
+    def grid(theta: ArrayLike, size: tuple[int, int], align_corners: bool = False) -> Array:
+        x, y = np.moveaxis(target_points(size, align_corners), -1, 0)
+        return np.einsum("nrk,khw->nhwr", np.asarray(theta, np.float64), basis(x, y))
+
+    def backward(
+        d_grid: Array,
+        theta: ArrayLike,
+        size: tuple[int, int],
+        align_corners: bool = False,
+        *,
+        magnitude: bool = False,
+    ) -> Array:
+        x, y = np.moveaxis(target_points(size, align_corners), -1, 0)
+        values = np.nan_to_num(basis(x, y), nan=0, posinf=0, neginf=0)  # there d_grid is 0
+        return np.einsum("nhwr,khw->nrk", d_grid, np.abs(values) if magnitude else values)
+
+    return grid, backward
+
+
+GRIDS: dict[str, GridPair] = {
     "attention": (attention_grid, attention_grid_backward),
     "affine": (affine_grid, affine_grid_backward),
     "projective": (projective_grid, projective_grid_backward),
@@ -428,16 +453,22 @@ GRIDS = {
 }
 
 
-def _points(transform: str, theta: Array, batch: int, size: tuple[int, int], align_corners: bool) -> tuple[Any, Any]:
+def _pair(transform: str | GridPair) -> GridPair:
+    return GRIDS[transform] if isinstance(transform, str) else transform
+
+
+def _points(
+    transform: str | GridPair, theta: Array, batch: int, size: tuple[int, int], align_corners: bool
+) -> tuple[Any, Any]:
     """The grid of a whole batch, points that are not finite replaced, and where they are finite."""
     with np.errstate(invalid="ignore", over="ignore"):
-        grid = GRIDS[transform][0](np.broadcast_to(theta, (batch, *theta.shape[1:])), size, align_corners)
+        grid = _pair(transform)[0](np.broadcast_to(theta, (batch, *theta.shape[1:])), size, align_corners)
     finite = np.asarray(np.isfinite(grid).all(-1))
     return np.where(finite[..., None], grid, 0.0), finite
 
 
 def transform_sample(
-    transform: str,
+    transform: str | GridPair,
     image: ArrayLike,
     theta: ArrayLike,
     size: tuple[int, int] | None = None,
@@ -448,7 +479,7 @@ def transform_sample(
 ) -> Array:
     """The spatial transformer: theta, of batch N or 1, applied to the image; 0 (or the fill) at points not finite.
 
-    ``transform`` is a name in `GRIDS`.
+    ``transform`` is a name in `GRIDS`, or what `expansion` gives.
     """
     image, theta = np.asarray(image, np.float64), np.asarray(theta, np.float64)
     grid, finite = _points(transform, theta, image.shape[0], size or image.shape[-2:], align_corners)
@@ -457,7 +488,7 @@ def transform_sample(
 
 
 def transform_sample_backward(
-    transform: str,
+    transform: str | GridPair,
     d_out: ArrayLike,
     image: ArrayLike,
     theta: ArrayLike,
@@ -476,7 +507,7 @@ def transform_sample_backward(
     options = mode, padding_mode, align_corners, fill
     d_image, d_grid = grid_sample_backward(d_out, image, grid, *options, magnitude=magnitude)
     each = np.broadcast_to(theta, (batch, *theta.shape[1:]))
-    d_theta = GRIDS[transform][1](d_grid, each, size, align_corners, magnitude=magnitude)
+    d_theta = _pair(transform)[1](d_grid, each, size, align_corners, magnitude=magnitude)
     return d_image, d_theta if theta.shape[0] == batch else d_theta.sum(0, keepdims=True)
 
 

@@ -21,7 +21,7 @@ from bench.codegen.capture import TARGETS, compiled_for
 from bench.codegen.cases import Case
 from bench.codegen.check import complaints, measure, read_pinned
 from bench.codegen.count import Count, Work, count_kernel
-from stn_triton import TRANSFORMS, launch, plan
+from stn_triton import TRANSFORMS, BasisExpansion, launch, plan
 from stn_triton.kernels.coordinates import zeros
 from stn_triton.layout import ImageLike
 from stn_triton.spec import WarpSpec
@@ -174,8 +174,31 @@ def kernels_over_random_shapes() -> Iterator[str]:
             yield f"{layout}: {counts} kernels for 100 shapes, expected at most 6"
 
 
+def basis_of(number):
+    """A basis and its torch form; Triton knows the basis of every number by one name."""
+    constant = tl.constexpr(number)
+
+    @triton.jit
+    def basis(k, x, y):
+        return x + constant
+
+    return BasisExpansion(basis, 1, lambda x, y: (x + number)[None])
+
+
+def kernels_of_two_bases() -> Iterator[str]:
+    """Equal ones are compiled once, others apart, even if they have one name."""
+    image, theta = torch.empty(1, 1, 8, 8), torch.empty(1, 2, 1)
+    with compiled_for("sm_90") as launches:
+        for number in (1, 2, 1):
+            launch.forward(WarpSpec(basis_of(number), "bilinear", "zeros", False, (8, 8)), image, theta)
+    one, two, again = (each.kernel for each in launches)
+    if one is not again or one.asm["ttir"] == two.asm["ttir"]:
+        yield "expected two kernels of two bases, the third of them the first"
+
+
 def main() -> int:
-    found = [what for part in (known_counts, planted_regressions, kernels_over_random_shapes) for what in part()]
+    parts = known_counts, planted_regressions, kernels_over_random_shapes, kernels_of_two_bases
+    found = [what for part in parts for what in part()]
     print(*found, sep="\n")
     return bool(found)
 

@@ -20,6 +20,7 @@ TESTS = [
     "test_warp.py", "test_identity.py", "test_special_points.py", "test_launch_shapes.py", "test_layouts.py",
     "test_gradients.py", "test_several_transforms.py", "test_flow.py", "test_geometry.py", "test_tps.py",
     "test_transforms.py", "test_memory.py", "test_piecewise_affine.py", "test_fill_and_mask.py",
+    "test_expansion.py",
 ]  # fmt: skip
 
 # what is broken: (file, line as it is, line as it becomes)
@@ -212,8 +213,20 @@ MUTANTS = {
     "sign of the gradient of control points": (
         "transforms/thin_plate_spline.py", "* (-2 * (log + 1 / ln2))", "* (2 * (log + 1 / ln2))",
     ),
-    "a spline's sums that forget the tile before": (
-        "transforms/thin_plate_spline.py", "tl.store(place, tl.load(place, mask=known) + ", "tl.store(place, ",
+    "sums that forget the tile before": (
+        "transforms/expansion.py", "tl.store(place, tl.load(place, mask=known) + ", "tl.store(place, ",
+    ),
+    "a last block of coefficients left out": (
+        "transforms/expansion.py", "for first in range(0, count, BLOCK):\n            add", "for first in range(0, count - BLOCK, BLOCK):\n            add",
+    ),
+    "a basis that is nowhere finite for the gradient's sums": (
+        "transforms/expansion.py", "b = tl.where(moves, value(k, x, y, BASIS), 0.0)", "b = value(k, x, y, BASIS)",
+    ),
+    "both rows of a basis in units of one axis": (
+        "transforms/expansion.py", "d_u, d_v = d_u * half_x, d_v * half_y", "d_u, d_v = d_u * half_x, d_v * half_x",
+    ),
+    "CPU path, infinities of a basis met by a gradient": (
+        "transforms/expansion.py", "known = basis.isfinite()", "known = basis == basis",
     ),
     "a spline whose log is natural": (
         "transforms/thin_plate_spline.py", "d_x = tl.fma(sum_x, ln2,", "d_x = tl.fma(sum_x, 1.0,",
@@ -262,7 +275,7 @@ def place(file: str, before: str) -> str:
 def survives(file: str, before: str, after: str) -> bool:
     """Whether all tests pass with the change."""
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("stn_triton", "tests", "pyproject.toml"):
+        for name in ("stn_triton", "tests", "pyproject.toml", "README.md"):
             source = ROOT / name
             (shutil.copytree if source.is_dir() else shutil.copy)(source, Path(folder, name))
         Path(folder, "stn_triton", file).write_text(place(file, before).replace(before, after))

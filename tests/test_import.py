@@ -29,6 +29,8 @@ image = torch.randn(1, 2, 4, 4, requires_grad=True)
 theta = torch.eye(2, 3)[None].requires_grad_()
 stn_triton.affine_sample(image, theta).sum().backward()
 stn_triton.grid_sample(image, stn_triton.affine_grid(theta, (1, 2, 3, 3), False), align_corners=False).sum().backward()
+basis = stn_triton.BasisExpansion(None, 1, lambda x, y: x[None])
+stn_triton.transform_sample(basis, image, theta[..., :1]).sum().backward()
 print(theta.grad.shape)
 """
     )

@@ -80,7 +80,7 @@ def test_several_transforms_of_each_image(name):
     half = theta.to(torch.bfloat16)
     coefficients = transform.coefficients(half).flatten(0, 1).float()
     rounded = transform.grid_of(coefficients, size, True).to(torch.bfloat16).unflatten(0, (2, 3))
-    # Two ways to one float32 number differ in its last bits, and may be rounded to neighbours: a unit of the last place.
+    # Two ways to one number differ in its last bits, and may be rounded to neighbours: a unit of the last place.
     torch.testing.assert_close(transform.grid(half, size, True), rounded, rtol=2**-7, atol=0)
     for shape in ((5, 2), (2, 5, 2), (1, 5, 2), (2, 3, 5, 2), (2, 1, 5, 2)):
         xy = torch.rand(*shape, dtype=torch.float64) * 1.6 - 0.8

@@ -57,7 +57,7 @@ def test_a_single_image_is_shared_among_threads(torch_path, monkeypatch, transfo
 
 
 def check(path, transform, mode, padding_mode, align_corners, dtype, shape, size, layout=torch.contiguous_format):
-    case = TRANSFORM_CASES[transform]
+    case = TRANSFORM_CASES[transform] if isinstance(transform, str) else transform
     options = mode, padding_mode, align_corners
     rng = np.random.default_rng(0)
     colour = torch.linspace(-1.5, 1, shape[1], device=path.device, dtype=torch.float64)

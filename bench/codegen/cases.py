@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from unittest import mock
 
 import torch
+import triton
 import triton.language as tl
 
-from stn_triton import TRANSFORMS, launch, plan
+from stn_triton import TRANSFORMS, BasisExpansion, Transform, launch, plan
 from stn_triton.layout import ImageLike
 from stn_triton.spec import MODES, PADDING_MODES, WarpSpec
 
@@ -21,6 +22,17 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 LAYOUTS = ("contiguous", "channels_last", "strided")
 PASSES = ("forward", "d_theta", "d_image", "both")  #: both: gradients
 SIZES = ("small", "far", "long")  #: far: 64-bit offsets; long: those, and an axis that float32 cannot number
+
+
+@triton.jit
+def polynomial(k, x, y):
+    """1, x, y, x^2, x y, y^2."""
+    linear = tl.where(k == 0, 1.0, tl.where(k == 1, x, y))
+    return tl.where(k < 3, linear, tl.where(k == 3, x * x, tl.where(k == 4, x * y, y * y)))
+
+
+# A basis of a user's own beside those that have names; its torch form is not called here.
+OBJECTS: dict[str, Transform] = {"polynomial": BasisExpansion(polynomial, 6, torch.stack)}
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,8 @@ class Case:
     def launches(self) -> list[Launch]:
         """What the launcher asks for: one kernel."""
         n, _, h, w = self.shape
-        transform, many = TRANSFORMS[self.transform], () if self.transforms is None else (self.transforms,)
+        transform = (TRANSFORMS | OBJECTS)[self.transform]
+        many = () if self.transforms is None else (self.transforms,)
         spec = WarpSpec(transform, self.mode, self.padding_mode, self.align_corners, (h, w), self.transforms, self.mask)
         image = self._image()
         fill = torch.zeros(self.shape[:2]) if self.padding_mode == "fill" else None
@@ -99,7 +112,7 @@ def headline() -> Iterator[Case]:
     for layout in ("contiguous", "channels_last"):
         yield Case(shape=(32, 256, 14, 14), layout=layout)
         yield Case(shape=(4, 512, 7, 7), layout=layout)
-    for transform, work, channels in itertools.product(TRANSFORMS, ("forward", "both"), (1, 3)):
+    for transform, work, channels in itertools.product(TRANSFORMS | OBJECTS, ("forward", "both"), (1, 3)):
         if transform != "affine":
             yield Case(transform=transform, work=work, shape=(8, channels, 256, 256))
 

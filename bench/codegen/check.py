@@ -16,14 +16,14 @@ from stn_triton.transforms.thin_plate_spline import free_adjoint, spline_adjoint
 
 from .budget import budget, over_budget
 from .capture import Launch
-from .cases import Case
+from .cases import OBJECTS, Case
 from .count import Count, Share, count
 
 # A perspective divides by the depth of a point, which no host could do for it; nobody divides by a size.
 PERSPECTIVE_DIVISIONS = {projective_source: 1}
 
-# A spline's gradient has more sums than registers: lanes add up theirs at every tile, through shared memory.
-ADDING_UP_LANES = (spline_adjoint, free_adjoint)
+# Gradients with more sums than registers: lanes add up theirs at every tile, through shared memory.
+ADDING_UP_LANES = (spline_adjoint, free_adjoint, *(transform.adjoint for transform in OBJECTS.values()))
 
 # What the compiler does to single kernels, known and left: label of the case -> (faults, why it may stay).
 KNOWN = {

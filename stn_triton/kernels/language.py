@@ -21,4 +21,18 @@ except ImportError as error:
         return (lambda decorated: decorated) if function is None else function
 
 
-__all__ = ["TRITON_MISSING", "constexpr", "float64", "int64", "jit", "tl"]
+def closure(function):
+    """`jit` for a function within another, of calls alone, that closes over a device function it was given.
+
+    Triton's interpreter rewrites assignments and forgets what is closed over: there the function stays as it is.
+    """
+    compiled = jit(function)
+    return function if interprets(compiled) else compiled
+
+
+def interprets(function):
+    """Whether a jit function is the interpreter's: TRITON_INTERPRET=1 was set where it was decorated."""
+    return type(function).__name__ == "InterpretedFunction"
+
+
+__all__ = ["TRITON_MISSING", "closure", "constexpr", "float64", "int64", "interprets", "jit", "tl"]

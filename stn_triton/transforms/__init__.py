@@ -4,6 +4,7 @@ from .affine import Affine
 from .attention import Attention
 from .base import Transform
 from .dense import Dense
+from .expansion import BasisExpansion
 from .flow import Flow
 from .piecewise_affine import PiecewiseAffine
 from .projective import Homography, Projective
@@ -38,6 +39,7 @@ __all__ = [
     "TRANSFORMS",
     "Affine",
     "Attention",
+    "BasisExpansion",
     "Dense",
     "Flow",
     "FreeThinPlateSpline",

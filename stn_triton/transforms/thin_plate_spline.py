@@ -14,17 +14,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from ..kernels.coordinates import finite
 from ..kernels.language import constexpr, jit, tl
 from ..torch_sampler import is_bounded
 from .affine import affine_adjoint, affine_start, store_affine
-from .base import Transform, target_axis
+from .base import target_axis
+from .expansion import BASIS_AT_ONCE, Expansion, add_lanes, exact_dtype, exact_product
 from .homogeneous import products_are_exact
-
-#: Numbers of a basis that torch evaluates at once, 8 MiB of float32; smaller ones are kept from call to call.
-BASIS_AT_ONCE = 2**21
 
 # --- device -----------------------------------------------------------------------------------------------
 
@@ -96,15 +93,14 @@ def add_to_weights(state, d_theta, x, y, d_u, d_v, axes, WIDTH: constexpr):
         r2, log = squared_distance(target_x, target_y, p_x, p_y)
         phi = r2 * log
         place = block + k * WIDTH
-        tl.store(place, tl.load(place, mask=known) + tl.sum(phi * d_x, 0, keep_dims=True), mask=known)
-        tl.store(place + 1, tl.load(place + 1, mask=known) + tl.sum(phi * d_y, 0, keep_dims=True), mask=known)
+        add_lanes(place, phi * d_x, known)
+        add_lanes(place + 1, phi * d_y, known)
         if WIDTH == 4:  # d phi / d p = -2 (log r^2 + 1) (x - p)
             c_x = tl.load(c, mask=known, other=0.0).to(half_x.dtype)
             c_y = tl.load(c + 1, mask=known, other=0.0).to(half_x.dtype)
             slope = tl.fma(d_x, c_x, d_y * c_y) * (-2 * (log + 1 / ln2))
-            d_p_x, d_p_y = slope * (target_x - p_x), slope * (target_y - p_y)
-            tl.store(place + 2, tl.load(place + 2, mask=known) + tl.sum(d_p_x, 0, keep_dims=True), mask=known)
-            tl.store(place + 3, tl.load(place + 3, mask=known) + tl.sum(d_p_y, 0, keep_dims=True), mask=known)
+            add_lanes(place + 2, slope * (target_x - p_x), known)
+            add_lanes(place + 3, slope * (target_y - p_y), known)
     tl.debug_barrier()  # the next tile's sums are read by lanes that did not write them
 
 
@@ -145,51 +141,21 @@ def free_store(partial, state, d_theta, x, axes):
 # --- host -------------------------------------------------------------------------------------------------
 
 
-class _Spline(Transform):
+class _Spline(Expansion):
     """What both splines share: everything from the coefficients on."""
 
     load, source = spline_load, spline_source
     start = affine_start
-    partials_add_up = True
-    most_programs = 64
     width: int  #: columns of a program's gradient
-    count: int  #: K
 
-    def bounded_grid(self, coefficients, size, align_corners=False):
-        if not is_bounded(coefficients):
-            return None
-        grid = self.grid_of(coefficients, size, align_corners)
-        return grid if is_bounded(grid) else None
+    def numbers_per_point(self, coefficients, xy):
+        return (self.count + 3) * (1 if self.width == 2 and xy.dim() == 2 else coefficients.shape[0])
 
-    def grid_of(self, coefficients, size, align_corners=False):
-        y, x = (target_axis(n, align_corners, coefficients) for n in size)
-        xy = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).view(-1, 2)
-        return self._planes(coefficients, xy).unflatten(-1, size).movedim(1, -1)
-
-    def points_of(self, coefficients, xy, align_corners=False):
-        return self._planes(coefficients, xy).transpose(1, 2)
-
-    def _planes(self, coefficients: Tensor, xy: Tensor) -> Tensor:
-        """(N, 2, P) from points (P, 2) or (N, P, 2), some at a time: their bases never lie in memory together."""
-        bases = 1 if self.width == 2 and xy.dim() == 2 else coefficients.shape[0]
-        step = max(1, BASIS_AT_ONCE // max(1, (self.count + 3) * bases))
-        if torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
-            parts = [
-                checkpoint(self._expand, coefficients, some, use_reentrant=False, preserve_rng_state=False)
-                for some in xy.split(step, -2)
-            ]
-        else:
-            parts = [self._expand(coefficients, some) for some in xy.split(step, -2)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-
-    def _expand(self, coefficients: Tensor, xy: Tensor) -> Tensor:
-        """(N, 2, P): coefficients times the basis (..., K + 3, P) at points xy."""
+    def expand(self, coefficients, xy):
         weights, points = _of_points(coefficients), coefficients[:, :-3, 2:]
         if self.width == 2 and xy.dim() == 2:
             points = points[:1].detach().sum(0)  # those of all samples, which may be none
-        basis = _basis(xy, points)
-        exact = xy.dtype if products_are_exact(xy.device) else _solving_dtype(xy.device)
-        return torch.matmul(weights.to(exact), basis.to(exact)).to(xy.dtype)
+        return exact_product(weights, _basis(xy, points))
 
     def partials_shape(self, batch, size, blocks):
         return (batch, blocks.per_sample, self.count + 3, self.width)
@@ -232,7 +198,7 @@ class ThinPlateSpline(_Spline):
         return torch.tensor(self.control_points, dtype=dtype or torch.get_default_dtype(), device=device)
 
     def coefficients(self, theta):
-        wide, exact = torch.promote_types(theta.dtype, torch.float32), _solving_dtype(theta.device)
+        wide, exact = torch.promote_types(theta.dtype, torch.float32), exact_dtype(theta.device)
         inverse, points = self._constants(exact, theta.device)
         # Of the points as theta's dtype holds them, so that the identity's are exactly 0.
         displacement = theta.to(wide) - points.to(theta.dtype)
@@ -294,7 +260,7 @@ class FreeThinPlateSpline(_Spline):
 
     def coefficients(self, theta):
         wide = theta.to(torch.promote_types(theta.dtype, torch.float32))
-        exact = _solving_dtype(theta.device)
+        exact = exact_dtype(theta.device)
         ok = ~self.is_singular(theta)[..., None, None]
         points = torch.where(ok, wide[..., 2:], 0)
         displacement = torch.where(ok, wide[..., :2] - wide[..., 2:], 0)
@@ -308,7 +274,7 @@ class FreeThinPlateSpline(_Spline):
 
     def is_singular(self, theta: Tensor) -> Tensor:
         """(N,): whether a sample's control points determine no spline, to the rounding of theta. On theta's device."""
-        points = theta.detach()[..., 2:].to(_solving_dtype(theta.device))
+        points = theta.detach()[..., 2:].to(exact_dtype(theta.device))
         matrix = spline_matrix(points, self.lam)
         factors, _, _ = torch.linalg.lu_factor_ex(matrix.nan_to_num(0.0, 0.0, 0.0))
         pivots = factors.diagonal(dim1=-2, dim2=-1).abs()
@@ -385,8 +351,3 @@ def _checked_points(points: Any) -> tuple[tuple[float, float], ...]:
     if spread[1] <= 1e-7 * spread[0]:
         raise ValueError("control_points: expected points that are not all on one line, got such")
     return tuple((float(x), float(y)) for x, y in array)
-
-
-def _solving_dtype(device: torch.device) -> torch.dtype:
-    """float64 but where there is none; besides, no setting reduces the precision of its products."""
-    return torch.float32 if device.type == "mps" else torch.float64
