@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from .demo.models import TORCH_GRIDS
+from .demo.distort import DISTORTIONS
+from .demo.torch_grids import TORCH_GRIDS
 
 EPOCHS = 40
 
@@ -32,8 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
         "demo",
         help="train a small CNN with and without a spatial transformer on distorted digits",
         description="Trains a small CNN, and the same CNN behind a spatial transformer, on handwritten digits that "
-        "are rotated (up to 45 degrees either way), scaled (0.7 to 1.2) and put at a random place of a 42x42 "
-        "canvas; prints a table and saves a picture.",
+        "are distorted and put on a 42x42 canvas; prints a table and saves a picture.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     command.add_argument(
@@ -45,7 +45,14 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--epochs", type=_positive, default=EPOCHS, metavar="N", help="times each training digit is seen"
     )
-    command.add_argument("--transform", choices=TORCH_GRIDS, default="affine", help="what the transformer predicts")
+    command.add_argument(
+        "--distortion", choices=DISTORTIONS, default="RTS",
+        help="the paper's: " + "; ".join(f"{name}: {d.words}" for name, d in DISTORTIONS.items()),
+    )  # fmt: skip
+    command.add_argument(
+        "--transform", choices=TORCH_GRIDS, default="affine",
+        help="what the transformer predicts; affine suits R and RTS (attention cannot rotate), projective P, tps E",
+    )  # fmt: skip
     command.add_argument("--device", type=_device, default=default_device(), help="where to train, as torch names it")
     return parser
 

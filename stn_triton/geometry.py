@@ -1,4 +1,4 @@
-"""Transform parameters as geometry: composed, inverted, as matrices of pixels, and as a pose.
+"""Transform parameters as geometry: composed, inverted, of corners, as matrices of pixels, and as a pose.
 
 Everything is differentiable, in closed form, without a synchronisation, and in full precision whatever matrix products
 are set to. Parameters are told apart by their shape: affine (..., 2, 3), or projective (..., 8) or (..., 3, 3), with
@@ -138,6 +138,50 @@ def from_pixel_matrix(
     return theta[..., :2, :] if _is_affine(matrix) else theta
 
 
+def from_corners(corners: Tensor) -> Tensor:
+    """The homography whose crop has these corners: a page in a photograph, a plate, a sign.
+
+    With w_k the area of the triangle of the other three corners c_k, w_0 c_0 + w_2 c_2 = w_1 c_1 + w_3 c_3, also of
+    homogeneous points (c_k, 1): so what interpolates the points w_k (c_k, 1) bilinearly has no term in x y.
+
+    Args:
+        corners: (..., 4, 2), where the output's corners (-1, -1), (1, -1), (1, 1) and (-1, 1) lie in the image, (u, v).
+
+    Returns:
+        (..., 3, 3), scaled so that the last entry is 1. Of a convex quadrilateral, also a mirrored one, the whole
+        output is in front of the camera; of others the horizon crosses it; of points on one line it is not finite.
+
+    Raises:
+        ValueError: corners are not (..., 4, 2).
+    """
+    _check_corners(corners)
+    wide = _wide(corners)
+    areas = corner_areas(wide / _magnitude(wide))
+    points = torch.cat([wide, torch.ones_like(wide[..., :1])], -1)
+    scaled = (areas / areas.sum(-1, keepdim=True))[..., None] * points
+    first, second, third, fourth = scaled.unbind(-2)
+    columns = [second - first + third - fourth, third - first + fourth - second, first + second + third + fourth]
+    return torch.stack(columns, -1).to(corners.dtype)
+
+
+def corner_areas(corners: Tensor) -> Tensor:
+    """Signed areas (..., 4) of the triangles that are left of quadrilaterals (..., 4, 2) without each corner in turn.
+
+    All positive: convex, and clockwise as y points down. All negative: convex and mirrored. In float32 at least.
+
+    Raises:
+        ValueError: corners are not (..., 4, 2).
+    """
+    _check_corners(corners)
+    a, b, c, d = _wide(corners).unbind(-2)
+
+    def area(p: Tensor, q: Tensor, r: Tensor) -> Tensor:
+        (x, y), (x_2, y_2) = (q - p).unbind(-1), (r - p).unbind(-1)
+        return (x * y_2 - y * x_2) / 2
+
+    return torch.stack([area(b, c, d), area(a, c, d), area(a, b, d), area(a, b, c)], -1)
+
+
 class Pose(NamedTuple):
     """Where an affine crop lies in the image: its x axis is turned by ``rotation``, its axes are ``scale`` long.
 
@@ -187,6 +231,12 @@ def _check(name: str, theta: Tensor) -> None:
     check_tensor(name, theta)
     if not theta.dim() or not (_is_affine(theta) or theta.shape[-2:] == (3, 3) or theta.shape[-1] == 8):
         raise ValueError(f"{name}: expected shape (..., 2, 3), (..., 3, 3) or (..., 8), got {tuple(theta.shape)}")
+
+
+def _check_corners(corners: Tensor) -> None:
+    check_tensor("corners", corners)
+    if corners.shape[-2:] != (4, 2):
+        raise ValueError(f"corners: expected shape (..., 4, 2), got {tuple(corners.shape)}")
 
 
 def _magnitude(matrix: Tensor) -> Tensor:

@@ -195,6 +195,12 @@ MUTANTS = {
     "an inverse in another unit": (
         "geometry.py", "(columns / determinant[..., None, None] / scale)", "(columns / determinant[..., None, None])",
     ),
+    "a homography whose corners' areas are all alike": (
+        "geometry.py", "scaled = (areas / areas.sum(-1, keepdim=True))[..., None] * points", "scaled = points / 4",
+    ),
+    "two corners of a homography swapped": (
+        "geometry.py", "[second - first + third - fourth, third - first + fourth - second,", "[third - first + fourth - second, second - first + third - fourth,",
+    ),
     "a pixel's centre off by half": (
         "geometry.py", "_Axis((n - 1 if align_corners else n) / 2, (n - 1) / 2)", "_Axis((n - 1 if align_corners else n) / 2, n / 2)",
     ),

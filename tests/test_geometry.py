@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from stn_triton import Affine, Homography, Projective, affine_sample, geometry, projective_sample, transform_sample
 
 AFFINE, EIGHT, MATRIX = Affine(), Projective(), Homography()
+SQUARE = torch.tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]], dtype=torch.float64)
 TRANSFORMS = {(2, 3): AFFINE, (8,): EIGHT, (3, 3): MATRIX}
 
 
@@ -63,6 +64,47 @@ def test_a_singular_map_has_no_inverse_and_reads_nothing():
         assert not inverse.isfinite().all()
         name = "affine" if inverse.shape[1:] == (2, 3) else "homography"
         assert (transform_sample(name, torch.ones(1, 1, 3, 3), inverse) == 0).all()
+
+
+def some_corners(batch=(4,), dtype=torch.float64):
+    """Convex quadrilaterals, the first of each batch the output's own corners."""
+    corners = SQUARE.to(dtype) + 0.4 * (2 * torch.rand(*batch, 4, 2, dtype=dtype) - 1)
+    corners[0] = SQUARE
+    return corners
+
+
+@pytest.mark.parametrize("scale", [1, 1e-22, 1e22])
+def test_a_homography_from_its_corners(scale):
+    corners = some_corners()
+    corners[1] = corners[1].flip(0)  # mirrored
+    corners *= scale
+    theta = geometry.from_corners(corners)
+    torch.testing.assert_close(points(theta, SQUARE), corners, atol=1e-12 * scale, rtol=1e-12)
+    torch.testing.assert_close(theta[:, 2, 2], torch.ones(4, dtype=torch.float64))
+    in_float32 = geometry.from_corners(corners.float())
+    torch.testing.assert_close(in_float32[:, :2].double(), theta[:, :2], atol=1e-6 * scale, rtol=1e-5)
+    # No bend in a line: the output's centre is where the diagonals cross.
+    centre = points(theta, torch.zeros(1, 2, dtype=torch.float64))
+    for k in (0, 1):
+        along, across = (corners[:, k + 2] - corners[:, k]), (centre[:, 0] - corners[:, k])
+        assert (along[:, 0] * across[:, 1] - along[:, 1] * across[:, 0]).abs().max() < 1e-12 * scale**2
+
+
+def test_corners_of_the_output_itself_are_the_identity():
+    assert torch.equal(geometry.from_corners(SQUARE.float()), torch.eye(3))
+
+
+def test_corner_areas():
+    trapezium = torch.tensor([[-1.0, -1], [1, -1], [3, 1], [-3, 1]])
+    assert geometry.corner_areas(trapezium).tolist() == [6, 6, 2, 2]
+    assert geometry.corner_areas(trapezium[[1, 0, 3, 2]]).tolist() == [-6, -6, -2, -2]
+    dented = torch.tensor([[-1.0, -1], [1, -1], [-0.5, -0.5], [-1, 1]])
+    assert geometry.corner_areas(dented).sign().tolist() == [-1, 1, 1, 1]
+
+
+def test_corners_on_one_line_make_no_homography():
+    line = torch.tensor([[-1.0, 0], [0, 0], [1, 0], [3, 0]])
+    assert not geometry.from_corners(line).isfinite().any()
 
 
 @pytest.mark.parametrize("shape", TRANSFORMS, ids=str)
@@ -156,6 +198,7 @@ def test_everything_is_differentiable():
     assert check(lambda t: geometry.from_pixel_matrix(t, (5, 7), (4, 6)), theta)
     assert check(lambda t: geometry.from_pose(geometry.to_pose(t)), theta)
     assert check(lambda t: tuple(geometry.to_pose(t)), theta)
+    assert check(geometry.from_corners, some_corners((2,)).requires_grad_())
 
 
 def test_no_matrix_product_whose_precision_could_be_reduced():
@@ -172,6 +215,7 @@ def test_no_matrix_product_whose_precision_could_be_reduced():
             geometry.invert(parameters)
             geometry.from_pixel_matrix(geometry.to_pixel_matrix(parameters, (4, 6)), (4, 6))
         geometry.from_pose(geometry.to_pose(theta))
+        geometry.from_corners(some_corners())
     assert "mul" in called
     assert not called & {"mm", "bmm", "addmm", "baddbmm", "matmul", "linalg_inv_ex", "linalg_solve_ex"}
 
@@ -188,6 +232,8 @@ def test_half_types_are_computed_in_float32_and_rounded_once(dtype):
         lambda t, m: torch.cat(geometry.to_pose(t)[::3], -1),
     ):
         assert torch.equal(function(theta, matrix), function(theta.float(), matrix.float()).to(dtype))
+    corners = some_corners(dtype=dtype)
+    assert torch.equal(geometry.from_corners(corners), geometry.from_corners(corners.float()).to(dtype))
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e-16, 1e13, 1e20])
@@ -258,6 +304,9 @@ def test_a_horizon_may_change_sides_when_composed():
             TypeError,
             "align_corners: exp",
         ),
+        (lambda: geometry.from_corners(np.zeros((4, 2))), TypeError, "corners: expected a tensor, got ndarray"),
+        (lambda: geometry.from_corners(torch.tensor(1.0)), ValueError, r"corners: expected shape .*, got \(\)"),
+        (lambda: geometry.corner_areas(torch.ones(4, 3)), ValueError, r"corners: expected shape .*, got \(4, 3\)"),
         (lambda: geometry.to_pose(torch.zeros(1, 8)), ValueError, r"theta: expected shape \(..., 2, 3\), got \(1, 8\)"),
         (
             lambda: geometry.from_pose(geometry.Pose(torch.ones(2, dtype=torch.int64), *[torch.zeros(2)] * 3)),

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ..functional import transform_sample
 from ..transforms import TRANSFORMS
-from .models import TORCH_GRIDS, TransformerCNN
+from .models import TransformerCNN
+from .torch_grids import TORCH_GRIDS
 from .train import PEAK_RATE, step
 
 WARM_UPS = 3
@@ -45,7 +46,7 @@ class TwoCalls(nn.Module):
 
 def two_calls(transform: str, image: Tensor, theta: Tensor) -> Tensor:
     """PyTorch's warp of an image (N, C, H, W) by theta, of the image's own size, with a sampling grid between."""
-    grid = TORCH_GRIDS[transform](theta, tuple(image.shape), align_corners=False)
+    grid = TORCH_GRIDS[transform].make(theta, (image.shape[2], image.shape[3]))
     return F.grid_sample(image, grid, align_corners=False)
 
 

@@ -1,4 +1,4 @@
-"""The picture: distorted digits with the box the transformer chose, and below them what it made of them."""
+"""The picture: distorted digits with the outline of what the transformer chose, and below them what it made of it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ PAPER, INK, BOX, TOP, RIGHT, WRONG, OUTSIDE = (
     "#dc2626",
     "#e2e8f0",
 )
-#: Room around the canvas, in pixels, for boxes that reach beyond it.
+#: Room around the canvas, in pixels, for outlines that reach beyond it.
 MARGIN = 15
 
 
-def outline(transform: Transform, theta: Tensor, size: tuple[int, int], per_side: int = 16) -> Tensor:
+def outline(transform: Transform, theta: Tensor, size: tuple[int, int], per_side: int = 48) -> Tensor:
     """The edge of the transformer's output, as a line on its input, clockwise from the top left corner.
 
     Args:
@@ -86,8 +86,8 @@ def draw(
         _caption(below, "with ST", int(transformed[k]), int(labels[k]))
     figure.text(
         0.5, 0.14 / figure.get_figheight(),
-        "Test digits with the box that the spatial transformer (ST) chose, its top side orange; below each, the box "
-        "as the CNN sees it.  Red: wrong class.",
+        "Test digits with the outline of what the spatial transformer (ST) chose, its top side orange; below each, "
+        "what it chose as the CNN sees it.  Red: wrong class.",
         ha="center", fontsize=9.5, color=INK,
     )  # fmt: skip
     figure.subplots_adjust(

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..modules import ConvolutionalLocalisation, SpatialTransformer
 from .data import CLASSES
 from .distort import CANVAS
-
-#: What `--transform` offers: transforms a network can predict, each with PyTorch's own call for its grid,
-#: of (theta, (N, C, h, w), align_corners=...), to compare with.
-TORCH_GRIDS: dict[str, Callable[..., Tensor]] = {
-    "affine": F.affine_grid,
-}
 
 
 def small_cnn() -> nn.Sequential:

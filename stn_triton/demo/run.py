@@ -13,10 +13,11 @@ from tqdm import tqdm
 from ..transforms import TRANSFORMS
 from .compare import differences, step_times
 from .data import CLASSES, Digits, load_digits
-from .distort import CANVAS, rts
+from .distort import CANVAS, DISTORTIONS
 from .figure import draw, outline
-from .models import TORCH_GRIDS, TransformerCNN, small_cnn
+from .models import TransformerCNN, small_cnn
 from .report import difference_table, error_table, time_table
+from .torch_grids import TORCH_GRIDS
 from .train import BATCH, predict, steps_per_epoch, train
 
 #: Every model and seed is tested on the same distorted digits, drawn from this seed.
@@ -34,6 +35,7 @@ class Options(NamedTuple):
         seeds: how many times to train each model.
         epochs: passes over the training digits.
         transform: a name in `TORCH_GRIDS`.
+        distortion: a name in `DISTORTIONS`.
         device: where to train.
         timed_steps: steps to time of each implementation.
     """
@@ -43,6 +45,7 @@ class Options(NamedTuple):
     seeds: int
     epochs: int
     transform: str
+    distortion: str
     device: torch.device
     timed_steps: int = 30
 
@@ -50,10 +53,13 @@ class Options(NamedTuple):
 def run(options: Options) -> None:
     """Trains both models, prints the table, saves the picture of the last seed's models."""
     digits = load_digits(options.data).to(options.device)
-    test = digits._replace(test_images=rts(digits.test_images, torch.Generator().manual_seed(TEST_SEED)))
+    distortion = DISTORTIONS[options.distortion]
+    test_images = distortion.apply(digits.test_images, torch.Generator().manual_seed(TEST_SEED))
+    test = digits._replace(test_images=test_images)
     print(
         f"{len(digits.train_labels):,} digits to train on for {options.epochs} epochs, distorted afresh in each; "
-        f"{len(digits.test_labels):,} others to test on"
+        f"{len(digits.test_labels):,} others to test on\n"
+        f"{options.distortion}: {distortion.words}; transformer: {options.transform}"
     )
     builders: dict[str, Callable[[], nn.Module]] = {
         ALONE: small_cnn,
@@ -69,7 +75,7 @@ def run(options: Options) -> None:
                 progress.set_description(f"seed {seed}, {name}")
                 torch.manual_seed(seed)
                 models[name] = build().to(options.device)
-                train(models[name], digits, options.epochs, seed, progress.update)
+                train(models[name], digits, distortion, options.epochs, seed, progress.update)
                 predictions[name] = predict(models[name], test.test_images)
                 errors[name].append(int((predictions[name] != test.test_labels).sum()))
     parameters = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
@@ -77,7 +83,7 @@ def run(options: Options) -> None:
     transformer_cnn = models[WITH_ST]
     assert isinstance(transformer_cnn, TransformerCNN)
     ours, torchs = step_times(transformer_cnn, options.transform, *batch, options.timed_steps)
-    times = {"stn_triton": ours, f"F.{TORCH_GRIDS[options.transform].__name__} + F.grid_sample": torchs}
+    times = {"stn_triton": ours, f"{TORCH_GRIDS[options.transform].words} + F.grid_sample": torchs}
     print(
         error_table(errors, parameters, len(test.test_labels)),
         time_table(times, len(batch[0]), options.timed_steps, options.device),
@@ -104,7 +110,8 @@ def save_picture(
     alone, transformed = (errors[name][-1] / len(test.test_labels) for name in (ALONE, WITH_ST))
     draw(
         options.out,
-        f"Test error: CNN {alone:.1%}, the same CNN behind a spatial transformer {transformed:.1%}",
+        f"Distortion {options.distortion}, test error: CNN {alone:.1%}, "
+        f"the same CNN behind a spatial transformer ({options.transform}) {transformed:.1%}",
         images,
         rectified,
         outline(TRANSFORMS[options.transform], theta, CANVAS),

@@ -9,18 +9,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .data import Digits
-from .distort import rts
+from .distort import Distortion
 
 BATCH = 128
 PEAK_RATE = 3e-3
 
 
-def train(model: nn.Module, digits: Digits, epochs: int, seed: int, on_step: Callable[[], object]) -> None:
+def train(
+    model: nn.Module, digits: Digits, distortion: Distortion, epochs: int, seed: int, on_step: Callable[[], object]
+) -> None:
     """Trains in place by Adam with a one-cycle rate, every digit distorted afresh whenever it is seen.
 
     Args:
         model: (N, 1, 42, 42) -> (N, 10), on the digits' device.
         digits: not distorted.
+        distortion: of each digit.
         epochs: passes over the training digits.
         seed: of batches and distortions.
         on_step: called after every step.
@@ -32,7 +35,7 @@ def train(model: nn.Module, digits: Digits, epochs: int, seed: int, on_step: Cal
     for _ in range(epochs):
         order = torch.randperm(len(digits.train_labels), generator=generator).to(digits.train_labels.device)
         for at in order.split(BATCH):
-            step(model, optimizer, rts(digits.train_images[at], generator), digits.train_labels[at])
+            step(model, optimizer, distortion.apply(digits.train_images[at], generator), digits.train_labels[at])
             schedule.step()
             on_step()
 
