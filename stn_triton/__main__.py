@@ -51,7 +51,8 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     command.add_argument(
         "--transform", choices=TORCH_GRIDS, default="affine",
-        help="what the transformer predicts; affine suits R and RTS (attention cannot rotate), projective P, tps E",
+        help="what the transformer predicts; affine suits R and RTS (attention cannot rotate), projective P, tps or "
+        "piecewise_affine E",
     )  # fmt: skip
     command.add_argument("--device", type=_device, default=default_device(), help="where to train, as torch names it")
     return parser

@@ -49,7 +49,8 @@ def forward(
 ) -> tuple[Tensor, Tensor | None]:
     """The warped image (N, C, h, w) or (N, M, C, h, w), in its dtype and memory format; and the mask if asked for."""
     # The kernels read memory, which holds the negative of a tensor whose negation is still pending.
-    image, theta, fill = image.resolve_neg(), theta.resolve_neg(), fill.resolve_neg() if fill is not None else None
+    image, theta = image.resolve_neg(), theta.resolve_neg()
+    fill = None if fill is None else fill.resolve_neg()
     plan = plan_forward(spec, TensorLayout.of(image), TensorLayout.of(theta), _strides(fill))
     out = torch.empty(plan.shape, dtype=image.dtype, device=image.device, memory_format=plan.memory_format)
     mask = torch.empty((plan.shape[0], 1, *spec.size), dtype=mask_dtype, device=image.device) if spec.mask else None
@@ -96,7 +97,8 @@ def backward(
     compute = torch.promote_types(like.dtype, torch.float32)  # half types could not be added to atomically
     if spec.transforms is not None:
         d_out, d_mask = d_out.flatten(0, 1), None if d_mask is None else d_mask.flatten(0, 1)
-    d_out, theta, fill = d_out.resolve_neg(), theta.resolve_neg(), fill.resolve_neg() if fill is not None else None
+    d_out, theta = d_out.resolve_neg(), theta.resolve_neg()
+    fill = None if fill is None else fill.resolve_neg()
     d_mask = None if d_mask is None else d_mask.resolve_neg().contiguous()
     spec = spec._replace(mask=d_mask is not None)
     if like.memory_format is torch.channels_last:

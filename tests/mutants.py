@@ -26,13 +26,13 @@ TESTS = [
 # what is broken: (file, line as it is, line as it becomes)
 MUTANTS = {
     "sign of a bilinear derivative": (
-        "kernels/samplers.py", "(0, 0, high * left, -high, -left,", "(0, 0, high * left, high, -left,",
+        "kernels/samplers.py", "((0, 1 - high, -1.0, in_low), (1, high, 1.0, in_high))", "((0, 1 - high, 1.0, in_low), (1, high, 1.0, in_high))",
     ),
     "a corner dropped": (
-        "kernels/samplers.py", "low * right, low, right, in_low & in_right)", "low * right, low, right, in_low & ~in_low)",
+        "kernels/samplers.py", "inside = inside_y & inside_x if MASKED else inside_y", "inside = inside_y & inside_x & (r + c < 2) if MASKED else inside_y",
     ),
     "a corner's mask in the wrong axis": (
-        "kernels/samplers.py", "in_high & in_right),", "in_high & in_left),",
+        "kernels/samplers.py", "inside = inside_y & inside_x if MASKED else inside_y", "inside = inside_y & taps_x[r % len(taps_x)][3] if MASKED else inside_y",
     ),
     "right bound one too wide": (
         "kernels/samplers.py", "return index.to(tl.uint32) < n.to(tl.uint32) if", "return index.to(tl.uint32) <= n.to(tl.uint32) if",
@@ -41,9 +41,7 @@ MUTANTS = {
         "kernels/samplers.py", "return index.to(tl.uint32) < n.to(tl.uint32) if", "return index < n if",
     ),
     "half a pixel": (
-        "kernels/warp.py", """            u, v, _, _, seen, _ = locate(
-                state, row, column, live, x, y if MASKED""", """            u, v, _, _, seen, _ = locate(
-                state, row, column, live, x + 0.5, y if MASKED""",
+        "kernels/warp.py", "of_x, of_y, seen, _ = locate(\n                state, row, column, live, x, y", "of_x, of_y, seen, _ = locate(\n                state, row, column, live, x + 0.5, y",
     ),
     "align_corners ignored in the scale": (
         "kernels/coordinates.py", "half = (n - 1) * 0.5 if ALIGN_CORNERS else n * 0.5", "half = n * 0.5",
@@ -58,7 +56,7 @@ MUTANTS = {
         "kernels/coordinates.py", "above = rounded > t", "above = rounded > t + 1",
     ),
     "ties away from even": (
-        "kernels/samplers.py", "x, j = round_half_even(x)", "x, j = floor(x + 0.5)",
+        "kernels/samplers.py", "t, j = round_half_even(t)", "t, j = floor(t + 0.5)",
     ),
     "border slope 1 at the edge": (
         "kernels/coordinates.py", "inside = (t > 0) & (t < n - 1)\n    t =", "inside = (t >= 0) & (t <= n - 1)\n    t =",
@@ -77,7 +75,7 @@ MUTANTS = {
         "return live",
     ),
     "gradient at unknown coordinates": (
-        "kernels/warp.py", "return u, v, slope_u, slope_v, seen, seen & known_u & known_v", "return u, v, slope_u, slope_v, seen, seen",
+        "kernels/warp.py", "seen, seen & known_x & known_y", "seen, seen",
     ),
     "theta gradient transposed": (
         "transforms/affine.py", "tl.store(block + STRIDE_COLUMN, tl.sum(sum_uy)", "tl.store(block + STRIDE_ROW, tl.sum(sum_uy)",
@@ -92,7 +90,7 @@ MUTANTS = {
         "kernels/warp.py", "target += TILE_H * out_h", "target += 0",
     ),
     "ragged edge not masked": (
-        "kernels/warp.py", "live = live_x & (y <= last_y)\n            u, v, _, _, seen", "live = live_x & (y <= last_y + 1)\n            u, v, _, _, seen",
+        "kernels/warp.py", "live = live_x & (y <= last_y)\n            of_x, of_y, seen", "live = live_x & (y <= last_y + 1)\n            of_x, of_y, seen",
     ),
     "identity rounded": (
         "transforms/affine.py", "u = tl.fma(a, x, tl.fma(b, y, c))", "u = tl.fma(a, x * 0.1, 0 * x) * 10 + tl.fma(b, y, c)",
@@ -133,7 +131,7 @@ MUTANTS = {
         "launch.py", "d_theta = d_theta.sum(0, keepdim=True)", "d_theta = d_theta[:1]",
     ),
     "corner test a pixel too wide": (
-        "kernels/warp.py", "largest(u00, u01, u10, u11) < (W - 1).to(ACC)", "largest(u00, u01, u10, u11) < W.to(ACC)",
+        "kernels/warp.py", "largest(u00, u01, u10, u11) < (W - 1 - REACH).to(ACC)", "largest(u00, u01, u10, u11) < (W - REACH).to(ACC)",
     ),
     "corner test of one axis only": (
         "kernels/warp.py", "return inside_x & (smallest(v00", "return (smallest(v00",
@@ -257,6 +255,39 @@ MUTANTS = {
     ),
     "CPU path, a mesh's rows and columns swapped": (
         "transforms/piecewise_affine.py", "first = row * gw + column", "first = row + column * gw",
+    ),
+    "bicubic with another A": (
+        "kernels/samplers.py", "-0.75 * s * r * r, tl.fma", "-0.5 * s * r * r, tl.fma",
+    ),
+    "sign of a cubic derivative": (
+        "kernels/samplers.py", "tl.fma(r, -3.75, 4.5) * r", "tl.fma(r, 3.75, -4.5) * r",
+    ),
+    "cubic taps padded a pixel away": (
+        "kernels/samplers.py", "PAD(below + (k - 1),", "PAD(below + k,",
+    ),
+    "bicubic slope where there is no fraction": (
+        "kernels/samplers.py", "tl.where(near, 1.0, 0.0)", "tl.where(near, 1.0, 1.0)",
+    ),
+    "bicubic taps reach no further than bilinear's": (
+        "plan.py", '"bicubic": (samplers.bicubic, 1)', '"bicubic": (samplers.bicubic, 0)',
+    ),
+    "the fill where the image is": (
+        "kernels/warp.py", "tl.fma(1 - cover, tl.load(colour)", "tl.fma(cover, tl.load(colour)",
+    ),
+    "a fill that does not pull at theta": (
+        "kernels/warp.py", "d_cover = tl.fma(-d_value, tl.load(fill + (channel + c)", "d_cover = tl.fma(0 * d_value, tl.load(fill + (channel + c)",
+    ),
+    "coverage moves in the other axis": (
+        "kernels/warp.py", "tl.fma(d_cover, slope_x * cover_y, d_u)", "tl.fma(d_cover, cover_x * slope_y, d_u)",
+    ),
+    "every block of channels adds the mask's gradient": (
+        "kernels/warp.py", "mask=differentiable & covers", "mask=differentiable",
+    ),
+    "a fill of one transform for the gradient of all": (
+        "ops.py", "d_fill.sum(1)", "d_fill[:, 0]",
+    ),
+    "CPU path, a fill that leaks into the image": (
+        "eager.py", "torch.where(whole, out, torch.addcmul(out, colour, 1 - mask))", "torch.addcmul(out, colour, 1 - mask)",
     ),
     "CPU path lets NaN through": (
         "transforms/affine.py", "return bounded_forms_over_grid(theta, size, align_corners) if is_bounded(theta) else None", "return bounded_forms_over_grid(theta, size, align_corners)",

@@ -45,6 +45,11 @@ def spline_grid(theta: Tensor, size: tuple[int, int]) -> Tensor:
     return (_constant(_spline_weights, size, theta) @ theta).unflatten(1, size)
 
 
+def mesh_grid(theta: Tensor, size: tuple[int, int]) -> Tensor:
+    """From (N, 16, 2): the same with hats."""
+    return (_constant(_hats, size, theta) @ theta).unflatten(1, size)
+
+
 def _homogeneous_points(size: tuple[int, int]) -> np.ndarray:
     """(h w, 3)."""
     xy = reference.target_points(size, False).reshape(-1, 2)
@@ -56,6 +61,14 @@ def _spline_weights(size: tuple[int, int]) -> np.ndarray:
     points = reference.four_by_four()
     basis = reference.spline_basis(reference.target_points(size, False), points)
     return (basis @ reference.spline_system(points, 0.0)).reshape(-1, len(points))
+
+
+def _hats(size: tuple[int, int]) -> np.ndarray:
+    """(h w, 16): each vertex's share of each target point's source."""
+    hats = np.zeros((*size, 16))
+    for vertex, weight in reference.mesh_corners(size, False, (4, 4)):
+        np.put_along_axis(hats, vertex[..., None], weight[..., None], -1)
+    return hats.reshape(-1, 16)
 
 
 def _constant(build: Callable[[tuple[int, int]], np.ndarray], size: tuple[int, int], theta: Tensor) -> Tensor:
@@ -74,5 +87,6 @@ TORCH_GRIDS = {
     "attention": TorchGrid(attention_grid, "F.affine_grid of the matrix"),
     "affine": TorchGrid(affine_grid, "F.affine_grid"),
     "projective": TorchGrid(projective_grid, "points @ matrix, divided"),
+    "piecewise_affine": TorchGrid(mesh_grid, "constant basis @ theta"),
     "tps": TorchGrid(spline_grid, "constant basis @ theta"),
 }
