@@ -317,12 +317,17 @@ def spline_basis(xy: Array, points: Array) -> Array:
     return np.concatenate([phi, np.ones_like(xy[..., :1]), xy], -1)
 
 
-def spline_system(points: Array, lam: float) -> Array:
-    """(K + 3, K): from values at the control points to the coefficients of `spline_basis` that interpolate them."""
+def spline_matrix(points: Array, lam: float) -> Array:
+    """(K + 3, K + 3): from the coefficients of `spline_basis` to values at the control points, and three zeros."""
     above = spline_basis(points, points)
     above[:, : len(points)] += lam * np.eye(len(points))
     linear = np.concatenate([above[:, len(points) :].T, np.zeros((3, 3))], 1)
-    return np.linalg.inv(np.concatenate([above, linear]))[:, : len(points)]
+    return np.concatenate([above, linear])
+
+
+def spline_system(points: Array, lam: float) -> Array:
+    """(K + 3, K): from values at the control points to the coefficients of `spline_basis` that interpolate them."""
+    return np.linalg.inv(spline_matrix(points, lam))[:, : len(points)]
 
 
 def tps_grid(

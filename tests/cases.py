@@ -101,9 +101,9 @@ def _torch_projective(theta, size, align_corners):
 
 
 def _torch_spline(theta, size, align_corners):
-    """The usual way: a constant inverse and a constant basis, made in float64, and two products."""
+    """The usual way: a constant inverse, torch's own, and a constant basis, made in float64, and two products."""
     points = reference.four_by_four()
-    to_weights = torch.tensor(reference.spline_system(points, 0.0), dtype=theta.dtype)
+    to_weights = torch.linalg.inv(torch.tensor(reference.spline_matrix(points, 0.0)))[:, : len(points)].to(theta.dtype)
     xy = reference.target_points(size, align_corners)
     basis = torch.tensor(reference.spline_basis(xy, points), dtype=theta.dtype)
     return torch.einsum("hwb,nbr->nhwr", basis, torch.einsum("bk,nkr->nbr", to_weights, theta))
