@@ -187,6 +187,11 @@ def parametrize_samplers(function):
     return pytest.mark.parametrize(("transform", "mode", "padding_mode", "align_corners"), options)(function)
 
 
+def fill_of(padding_mode: str, channels: int) -> tuple[np.ndarray, ...]:
+    """The last argument of a case's functions: a colour (C,), or none."""
+    return (np.linspace(-1.5, 1, channels),) if padding_mode == "fill" else ()
+
+
 def dtype_id(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 

@@ -90,7 +90,7 @@ def test_an_unchecked_tile_never_leaves_the_image(kernel_path, monkeypatch):
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
-@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
 @pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection"])
 def test_bounds_checks_change_nothing(kernel_path, monkeypatch, padding_mode, mode, align_corners):
     """Inside the image every padding rule leaves a point where it is: outputs and gradients are the same bits."""
@@ -99,7 +99,7 @@ def test_bounds_checks_change_nothing(kernel_path, monkeypatch, padding_mode, mo
     image = torch.randn(3, 1, 37, 41, device=kernel_path.device)
     theta = torch.tensor(rng.uniform(-0.35, 0.35, (3, 2, 3)), dtype=torch.float32, device=kernel_path.device)
     options = {"mode": mode, "align_corners": align_corners}
-    results = checked_and_unchecked(monkeypatch, image, theta, (9, 10), padding_mode, gradients=True, **options)
+    results = checked_and_unchecked(monkeypatch, image, theta, (8, 7), padding_mode, gradients=True, **options)
     for unchecked, checked in zip(*results, strict=True):
         assert torch.equal(unchecked, checked)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import TRANSFORM_CASES, parametrize_samplers
+from cases import TRANSFORM_CASES, fill_of, parametrize_samplers
 
 from stn_triton import reference
 
@@ -18,7 +18,9 @@ def test_against_pytorch(transform, mode, padding_mode, align_corners):
     image, theta = rng.standard_normal((2, 3, 4, 7)), case.theta(rng, 2, size)
     d_out = rng.standard_normal((2, 3, *size))
     tensors = [torch.tensor(a, requires_grad=True) for a in (image, theta)]
-    out = case.pytorch(*tensors, size, *options)
+    fill = fill_of(padding_mode, 3)
+    out = case.pytorch(*tensors, size, *options, *map(torch.tensor, fill))
+    options += fill
     gradients = torch.autograd.grad(out, tensors, torch.tensor(d_out))
     np.testing.assert_allclose(case.reference(image, theta, size, *options), out.detach(), atol=1e-13)
     for ours, theirs in zip(case.reference_backward(d_out, image, theta, *options), gradients, strict=True):
