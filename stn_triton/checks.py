@@ -53,6 +53,14 @@ def check_bool(name: str, value: Any) -> bool:
     raise TypeError(f"{name}: expected True or False, got {value!r}")
 
 
+def check_fill(fill: Any, padding_mode: str) -> None:
+    """Raises ValueError unless a fill is given with, and only with, its padding mode."""
+    if padding_mode == "fill" and fill is None:
+        raise ValueError("fill: expected a number, C numbers or a tensor with padding_mode 'fill', got None")
+    if padding_mode != "fill" and fill is not None:
+        raise ValueError(f"fill: expected padding_mode 'fill' with it, got {padding_mode!r}")
+
+
 def check_count(name: str, value: Any) -> int:
     """The value as an int; raises TypeError unless a whole number, ValueError unless at least 1."""
     try:
@@ -68,7 +76,7 @@ def check_size(size: Any, name: str = "size", least: int = 0) -> tuple[int, int]
     """(h, w) as ints; raises TypeError unless whole numbers, ValueError unless two of them, none below ``least``."""
     numbers = whole_numbers(size, name)
     if len(numbers) != 2 or min(numbers) < least:
-        raise ValueError(f"{name}: expected (h, w) of at least {least}, got {size!r}")
+        raise ValueError(f"{name}: expected two numbers (h, w) of at least {least}, got {size!r}")
     return numbers[0], numbers[1]
 
 

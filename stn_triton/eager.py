@@ -43,11 +43,14 @@ def warp(spec: WarpSpec, image: Tensor, theta: Tensor, fill: Tensor | None) -> t
     out, mask = look(wide), None
     if spec.mask or fill is not None:
         mask = look(torch.ones((), dtype=wide.dtype, device=wide.device).expand(batch, 1, *image.shape[2:]))
+        # Exactly 1 inside; the derivative stays, for at the outermost pixels there is one.
         whole = (mask - 1).abs() <= 8 * torch.finfo(mask.dtype).eps
-        mask = torch.where(whole, 1, mask)
+        mask = mask + torch.where(whole, 1 - mask, 0).detach()
         if fill is not None:
             colour = fill[:, :, None, None].to(wide.dtype)
-            out = torch.where(whole, out, torch.addcmul(out, colour, 1 - mask))
+            known = colour.isfinite()  # any other is a mark, which has no derivative and stays outside
+            out = torch.addcmul(out, torch.where(known, colour, 0), 1 - mask)
+            out = out + torch.where(known | whole, 0, colour).detach()
     layout = memory_format(image.shape, image.stride())
     if mask is not None:
         mask = _finished(spec, mask, image.dtype, torch.contiguous_format)

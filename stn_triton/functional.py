@@ -17,6 +17,7 @@ from .checks import (
     check_choice,
     check_count,
     check_dtype,
+    check_fill,
     check_image,
     check_size,
     check_tensor,
@@ -33,6 +34,7 @@ from .transforms import (
     Transform,
     find_transform,
 )
+from .transforms.thin_plate_spline import checked_lam, checked_points
 
 UNITS = ("pixels", "normalised")
 Warped: TypeAlias = Any  #: the output, or the pair (output, mask) if that is asked for: no type says which
@@ -55,7 +57,8 @@ def attention_sample(
 
     Args:
         image: (N, C, H, W).
-        theta: (N, 3): s, t_x, t_y; or (1, 3) for the whole batch; or (N, M, 3).
+        theta: (N, 3): s, t_x, t_y; or (1, 3) for the whole batch; or (N, M, 3), so that affine parameters (N, 2, 3)
+            are two attentions of each image here.
         size, mode, padding_mode, align_corners, fill, return_mask: as in `affine_sample`, like dtypes, convention,
             result and errors.
     """
@@ -93,8 +96,9 @@ def affine_sample(
         mode: "bilinear", "bicubic" (A = -0.75), or "nearest" (no gradient to theta: zeros).
         padding_mode: outside the image "zeros", "border" (the edge pixel), "reflection", or "fill" (a colour).
         align_corners: see the convention.
-        fill: the colour, with padding_mode "fill": a number, C numbers, or a tensor (), (C,) or (N, C) of any floating
-            dtype, which gets its gradient. Pixels partly outside are blended with it.
+        fill: the colour, with padding_mode "fill": a number, C numbers (copied to a GPU at every call), or a tensor (),
+            (C,) or (N, C) of any floating dtype, which gets its gradient. Pixels partly outside are blended with it.
+            NaN and infinities mark them, and pull at nothing.
         return_mask: return (out, mask), the mask (N, 1, h, w), of M transforms (N, M, 1, h, w): how much of each output
             pixel the image covers, that is the image of ones, warped likewise (with "zeros" for "fill"). Its gradient
             goes to theta.
@@ -219,8 +223,8 @@ def tps_sample(
         control_points: K points of the output, (x, y) normalised, at least 3 and not all on one line. None: the 4 x 4
             grid over [-1, 1] x [-1, 1], row by row. Constants, (K, 2): numbers, an array, or a tensor that needs no
             gradient, which is read back from a GPU at every call; a `ThinPlateSpline` in `transform_sample` is made
-            once, and works under `torch.compile`. Of each sample and with gradients: a tensor (N, K, 2) or (1, K, 2),
-            for M transforms (N, M, K, 2).
+            once, and works under `torch.compile`. Of each sample, or with gradients: a tensor (N, K, 2), (1, K, 2)
+            or (K, 2) that needs one, for M transforms (N, M, K, 2).
         lam: regularisation, added to the diagonal of the spline's matrix: 0 goes through theta exactly; the larger,
             the closer to the best affine map.
         check: wait for the device and raise ValueError where points of a sample are all on one line or two in one
@@ -229,6 +233,7 @@ def tps_sample(
             result and errors.
     """
     check_tensor("theta", theta)
+    lam, check = checked_lam(lam), check_bool("check", check)
     spline: Transform
     if isinstance(control_points, Tensor) and (control_points.dim() > 2 or control_points.requires_grad):
         theta = _with_control_points(theta, control_points)
@@ -240,9 +245,7 @@ def tps_sample(
     elif control_points is None and lam == 0:
         spline = TRANSFORMS["tps"]
     else:
-        if isinstance(control_points, Tensor):
-            control_points = control_points.detach().double().numpy(force=True)
-        points = None if control_points is None else np.asarray(control_points, np.float64)
+        points = None if control_points is None else np.ascontiguousarray(checked_points(control_points), np.float64)
         spline = _spline(*((None, None) if points is None else (points.shape, points.tobytes())), lam)
     return transform_sample(
         spline, image, theta, size,
@@ -264,7 +267,11 @@ def _with_control_points(theta: Tensor, control_points: Tensor) -> Tensor:
         raise ValueError(f"control_points: {expected}, got {tuple(control_points.shape)}")
     if control_points.device != theta.device:
         raise ValueError(f"control_points: expected theta's device {theta.device}, got {control_points.device}")
-    return torch.cat(torch.broadcast_tensors(theta, control_points), -1)
+    try:
+        return torch.cat(torch.broadcast_tensors(theta, control_points), -1)
+    except RuntimeError:
+        expected = f"expected axes before (K, 2) that go with theta's {tuple(theta.shape)}"
+        raise ValueError(f"control_points: {expected}, got {tuple(control_points.shape)}") from None
 
 
 def piecewise_affine_sample(
@@ -338,17 +345,20 @@ def transform_sample(
 
 def _colour(fill: Any, padding_mode: str, image: Tensor) -> Tensor | None:
     """(N, C) of the fill that goes with the padding, None without."""
-    if padding_mode != "fill":
-        if fill is not None:
-            raise ValueError(f"fill: expected padding_mode 'fill' with it, got {padding_mode!r}")
-        return None
+    check_fill(fill, padding_mode)
     if fill is None:
-        raise ValueError("fill: expected a number, C numbers or a tensor with padding_mode 'fill', got None")
+        return None
+    compute = torch.promote_types(image.dtype, torch.float32)
+    if isinstance(fill, (int, float)):
+        fill = torch.full((), float(fill), dtype=compute, device=image.device)  # waits for no GPU
     if not isinstance(fill, Tensor):
         try:
-            fill = torch.tensor(fill, dtype=torch.promote_types(image.dtype, torch.float32), device=image.device)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"fill: expected a number, C numbers or a tensor, got {fill!r}") from error
+            numbers = np.asarray([float(number) for number in fill])
+        except (TypeError, ValueError, RuntimeError):
+            numbers = None
+        if numbers is None or any(isinstance(number, Tensor) for number in fill):
+            raise TypeError(f"fill: expected a number, C numbers or one tensor, got {fill!r}")
+        fill = torch.tensor(numbers, dtype=compute, device=image.device)
     check_tensor("fill", fill)
     if fill.device != image.device:
         raise ValueError(f"fill: expected the image's device {image.device}, got {fill.device}")
@@ -356,7 +366,8 @@ def _colour(fill: Any, padding_mode: str, image: Tensor) -> Tensor | None:
     if fill.shape not in ((), (channels,), (1, channels), (n, channels)):
         expected = f"expected shape (), (C,) or (N, C) with N = {n}, C = {channels}"
         raise ValueError(f"fill: {expected}, got {tuple(fill.shape)}")
-    return fill.expand(n, channels)
+    # In float32 at least before it is spread over the batch, so that its gradient is rounded once.
+    return fill.to(torch.promote_types(fill.dtype, compute)).expand(n, channels)
 
 
 def warmup(
@@ -369,11 +380,12 @@ def warmup(
     align_corners: bool = False,
     dtype: torch.dtype = torch.float32,
     memory_format: torch.memory_format = torch.contiguous_format,
-    device: torch.device | str = "cuda",
+    device: torch.device | str | None = None,
     transforms: int | None = None,
     return_mask: bool = False,
     image_gradient: bool = True,
     theta_gradient: bool = True,
+    fill_gradient: bool = False,
     theta_dtype: torch.dtype | None = None,
 ) -> float:
     """Compiles and loads the kernels of a warp before they are needed: seconds that a first call would take instead.
@@ -387,10 +399,12 @@ def warmup(
         size: (h, w) of the output; the image's own by default.
         transform: its name or an object; theta is the identity.
         mode, padding_mode, align_corners: as in `affine_sample`.
-        dtype, memory_format, device: of the image.
+        dtype, memory_format, device: of the image. The device is the GPU by default, or the CPU where there is none and
+            nothing to compile.
         transforms: M, if each image is to have several.
         return_mask: whether the mask will be asked for.
-        image_gradient, theta_gradient: which gradients will be needed, together, of the one call backward.
+        image_gradient, theta_gradient, fill_gradient: which gradients will be needed, together, of the one call
+            backward.
         theta_dtype: float32, or float64 for float64 images, by default.
 
     Returns:
@@ -401,6 +415,7 @@ def warmup(
         RuntimeError: as the gradient to the image does where only deterministic algorithms are allowed.
     """
     start = time.perf_counter()
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     transform = find_transform(transform)
     check_dtype("dtype", dtype)
     wide = theta_dtype or torch.promote_types(dtype, torch.float32)
@@ -415,7 +430,8 @@ def warmup(
         theta = theta.repeat(*batch, *[1] * theta.dim()).requires_grad_(theta_gradient)
         warped = transform_sample(
             transform, image, theta, hw, mode=mode, padding_mode=padding_mode, align_corners=align_corners,
-            fill=0.0 if padding_mode == "fill" else None, return_mask=return_mask,
+            fill=torch.zeros((), device=device, requires_grad=fill_gradient) if padding_mode == "fill" else None,
+            return_mask=return_mask,
         )  # fmt: skip
         out = warped[0] if isinstance(warped, tuple) else warped
         if out.requires_grad:

@@ -215,7 +215,19 @@ def to_pose(theta: Tensor) -> Pose:
 
 
 def from_pose(pose: Pose) -> Tensor:
-    """Affine parameters (..., 2, 3) of a pose, whose leading axes broadcast."""
+    """Affine parameters of a pose, the inverse of `to_pose`.
+
+    Args:
+        pose: tensors, whose leading axes broadcast.
+
+    Returns:
+        (..., 2, 3), of the scale's dtype, differentiable.
+
+    Raises:
+        TypeError, ValueError: not a `Pose` of tensors of its shapes.
+    """
+    if not isinstance(pose, Pose):
+        raise TypeError(f"pose: expected a geometry.Pose, got {type(pose).__name__}")
     for name, part in pose._asdict().items():
         check_tensor(name, part)
         if name in ("scale", "translation") and part.shape[-1:] != (2,):

@@ -63,7 +63,7 @@ def forward(
         by_image = image.shape[0], spec.transforms
         # Not a view to autograd, which would forbid some in-place operations on it.
         out = torch.ops.aten._unsafe_view(out, (*by_image, *out.shape[1:]))
-        mask = None if mask is None else mask.view(*by_image, *mask.shape[1:])
+        mask = None if mask is None else torch.ops.aten._unsafe_view(mask, (*by_image, *mask.shape[1:]))
     return out, mask
 
 
@@ -111,7 +111,7 @@ def backward(
     partials = None
     if needs_theta:
         partials = torch.empty(plan.shape, dtype=compute, device=like.device)
-        if spec.transform.partials_add_up or not (reads_image and runs):
+        if spec.transform.partials_begin_as_zeros or not (reads_image and runs):
             partials.zero_()
     if runs and (needs_image or reads_image):
         # The kernel neither reads nor writes what is not needed: d_out stands in for it.

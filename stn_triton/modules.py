@@ -8,7 +8,16 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from .checks import check_bool, check_choice, check_count, check_image, check_size, check_tensor
+from .checks import (
+    check_bool,
+    check_choice,
+    check_count,
+    check_fill,
+    check_image,
+    check_size,
+    check_tensor,
+    whole_numbers,
+)
 from .functional import transform_sample
 from .spec import MODES, PADDING_MODES
 from .transforms import Transform, find_transform
@@ -51,6 +60,9 @@ class SpatialTransformer(nn.Module):
         super().__init__()
         check_choice("mode", mode, MODES)
         check_choice("padding_mode", padding_mode, PADDING_MODES)
+        check_fill(fill, padding_mode)
+        if not callable(localisation) or isinstance(localisation, type):
+            raise TypeError(f"localisation: expected a module or function of the map, got {localisation!r}")
         self.localisation = localisation
         self.transform = find_transform(transform)
         self.size = None if size is None else check_size(size)
@@ -63,7 +75,7 @@ class SpatialTransformer(nn.Module):
         else:
             self.fill = fill
         self.return_mask = check_bool("return_mask", return_mask)
-        self.return_theta = return_theta
+        self.return_theta = check_bool("return_theta", return_theta)
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         check_image("image", image)
@@ -77,8 +89,12 @@ class SpatialTransformer(nn.Module):
         theta = self.localisation(image)
         check_tensor("localisation's output", theta)
         if theta.shape[1:] not in (shape, *forms, (prod(shape), 1, 1)):  # the last from a convolution
-            flat = ", ".join(f"(N, {', '.join(map(str, form))})" for form in dict.fromkeys(forms) if form != shape)
-            raise ValueError(f"localisation: expected {flat} or {layout} out of it, got {tuple(theta.shape)}")
+            written = [f"(N, {', '.join(map(str, form))})" for form in dict.fromkeys(forms) if form != shape]
+            expected = " or ".join([*written, layout])
+            raise ValueError(
+                f"localisation: expected {expected} of the transform {self.transform.name!r} out of it, "
+                f"got {tuple(theta.shape)}"
+            )
         theta = theta.reshape(theta.shape[0], *shape)
         out = transform_sample(
             self.transform,
@@ -98,8 +114,17 @@ class SpatialTransformer(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"transform={self.transform.name!r}, size={self.size}, heads={self.heads}, mode={self.mode!r}, "
-            f"padding_mode={self.padding_mode!r}, align_corners={self.align_corners}"
+            f"padding_mode={self.padding_mode!r}, align_corners={self.align_corners}, return_mask={self.return_mask}, "
+            f"return_theta={self.return_theta}"
         )
+
+
+def _checked_shape(in_shape: Sequence[int]) -> tuple[int, int, int]:
+    """(C, H, W) of a map."""
+    numbers = whole_numbers(in_shape, "in_shape")
+    if len(numbers) != 3:
+        raise ValueError(f"in_shape: expected (C, H, W), got {in_shape!r}")
+    return numbers[0], numbers[1], numbers[2]
 
 
 def _parameter_count(transform: Transform) -> int:
@@ -171,7 +196,7 @@ class FullyConnectedLocalisation(nn.Sequential):
         heads: int = 1,
     ) -> None:
         layers: list[nn.Module] = [nn.Flatten()]
-        width = prod(in_shape)
+        width = prod(_checked_shape(in_shape))
         for units in hidden:
             layers += [nn.Linear(width, units), nn.ReLU()]
             width = units
@@ -203,7 +228,7 @@ class ConvolutionalLocalisation(nn.Sequential):
         transform: str | Transform = "affine",
         heads: int = 1,
     ) -> None:
-        depth, height, width = in_shape
+        depth, height, width = _checked_shape(in_shape)
         layers: list[nn.Module] = []
         for filters in channels:
             layers += [nn.Conv2d(depth, filters, 5, padding=2), nn.MaxPool2d(2), nn.ReLU()]

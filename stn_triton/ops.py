@@ -49,7 +49,10 @@ class _Warp(Function):
         ctx.spec, ctx.like = spec, ImageLike.of(image)
         reads_image = needs_theta and launch.follows_theta(spec)
         ctx.save_for_backward(image if reads_image else None, theta, fill, mask if needs_fill else None)
-        return out, mask.to(image.dtype, copy=needs_fill) if mask is not None and spec.mask else None
+        mask = mask.to(image.dtype, copy=needs_fill) if mask is not None and spec.mask else None
+        if mask is not None and not needs_theta:
+            ctx.mark_non_differentiable(mask)
+        return out, mask
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor, d_mask: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -68,6 +68,8 @@ def pad(t: Array, n: int, padding_mode: str, align_corners: bool) -> tuple[Array
         known = np.isfinite(t)
         return np.where(known, t, -100.0), np.ones_like(t), known
     slope = np.ones_like(t)
+    if padding_mode not in ("border", "reflection"):
+        raise ValueError(f"padding_mode: expected 'zeros', 'border', 'reflection' or 'fill', got {padding_mode!r}")
     if padding_mode == "reflection":
         low, span = (0.0, n - 1.0) if align_corners else (-0.5, float(n))
         slope = np.where(t < low, -1.0, 1.0)
@@ -109,6 +111,8 @@ def taps(t: Array, n: int, mode: str, padding_mode: str, align_corners: bool) ->
     if mode == "bilinear":
         j = np.floor(padded)
         return [(j, 1 - (padded - j), -slope), (j + 1, padded - j, slope)]
+    if mode != "bicubic":
+        raise ValueError(f"mode: expected 'nearest', 'bilinear' or 'bicubic', got {mode!r}")
     slope = np.isfinite(t)
     t = np.where(slope, t, padded)
     around = [(np.floor(t) + k, *cubic(t - np.floor(t) - k)) for k in (-1, 0, 1, 2)]
@@ -327,7 +331,7 @@ def spline_matrix(points: Array, lam: float) -> Array:
 
 def spline_system(points: Array, lam: float) -> Array:
     """(K + 3, K): from values at the control points to the coefficients of `spline_basis` that interpolate them."""
-    return np.linalg.inv(spline_matrix(points, lam))[:, : len(points)]
+    return np.asarray(np.linalg.inv(spline_matrix(points, lam))[:, : len(points)], np.float64)
 
 
 def tps_grid(

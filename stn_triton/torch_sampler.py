@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 # torch's own numbering
 MODES = {"bilinear": 0, "nearest": 1, "bicubic": 2}
@@ -60,13 +61,18 @@ def is_bounded(values: Tensor) -> bool:
     The answer is no where asking would synchronise (off the CPU) or make one graph of what depends on the values
     (tracing, compiling, `torch.func`).
     """
-    if values.device.type != "cpu" or _values_are_hidden():
+    if values.device.type != "cpu" or _values_are_hidden() or isinstance(values, FakeTensor):
         return False
     if values.numel() == 0:
         return True
     low, high = torch.aminmax(values.detach())  # NaN if there is one
     far = bound(values.dtype)
     return float(low) > -far and float(high) < far
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor made here may be kept: not a fake one, nor one of a transform of `torch.func`."""
+    return not isinstance(tensor, FakeTensor) and not torch._C._are_functorch_transforms_active()
 
 
 def _channel_groups(image: Tensor, grid: Tensor) -> int:

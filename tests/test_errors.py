@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from stn_triton import Affine, SpatialTransformer, affine_sample, start_at_identity, transform_sample
+from stn_triton import (
+    Affine,
+    ConvolutionalLocalisation,
+    FullyConnectedLocalisation,
+    SpatialTransformer,
+    affine_sample,
+    start_at_identity,
+    transform_sample,
+)
 
 X, T = torch.rand(2, 3, 4, 5), torch.rand(2, 2, 3)
 
@@ -30,7 +38,7 @@ X, T = torch.rand(2, 3, 4, 5), torch.rand(2, 2, 3)
         ((X.to("meta"), T), {}, ValueError, "theta: expected the image's device meta, got cpu"),
         ((X, T, 5), {}, TypeError, "size: expected a sequence of whole numbers, got 5"),
         ((X, T, (2.5, 3)), {}, TypeError, r"size: expected a sequence of whole numbers, got \(2.5, 3\)"),
-        ((X, T, (2, 3, 4)), {}, ValueError, r"size: expected \(h, w\) of at least 0, got \(2, 3, 4\)"),
+        ((X, T, (2, 3, 4)), {}, ValueError, r"size: expected two numbers \(h, w\) of at least 0, got \(2, 3, 4\)"),
         ((X, T, (-1, 3)), {}, ValueError, r"size: .* got \(-1, 3\)"),
         ((X, T), {"mode": "cubic"}, ValueError, "mode: expected one of 'bilinear', 'nearest', 'bicubic', got 'cubic'"),
         ((X, T), {"mode": None}, ValueError, "mode: .* got None"),
@@ -51,7 +59,9 @@ def test_affine_sample(arguments, options, error, message):
         ({"transform": "afine"}, "transform: expected a Transform object or one of 'attention', .*, got 'afine'"),
         ({"mode": "cubic"}, "mode: expected one of"),
         ({"padding_mode": "wrap"}, "padding_mode: expected one of"),
-        ({"size": (3,)}, r"size: expected \(h, w\)"),
+        ({"size": (3,)}, r"size: expected two numbers \(h, w\)"),
+        ({"fill": 1.0}, "fill: expected padding_mode 'fill' with it, got 'zeros'"),
+        ({"padding_mode": "fill"}, "fill: expected a number, C numbers or a tensor with padding_mode 'fill', got None"),
     ],
 )
 def test_spatial_transformer(options, message):
@@ -59,8 +69,20 @@ def test_spatial_transformer(options, message):
         SpatialTransformer(torch.nn.Flatten(), **options)
 
 
+@pytest.mark.parametrize("localisation", [6, torch.nn.Identity], ids=str)
+def test_a_localisation_that_cannot_be_called(localisation):
+    with pytest.raises(TypeError, match="localisation: expected a module or function of the map, got"):
+        SpatialTransformer(localisation)
+
+
+@pytest.mark.parametrize("network", [FullyConnectedLocalisation, ConvolutionalLocalisation])
+def test_a_map_of_another_shape(network):
+    with pytest.raises(ValueError, match=r"in_shape: expected \(C, H, W\), got \(8, 9\)"):
+        network((8, 9))
+
+
 def test_localisation_of_the_wrong_width():
-    with pytest.raises(ValueError, match=r"localisation: expected \(N, 6\) or \(N, 2, 3\) out of it, got \(2, 60\)"):
+    with pytest.raises(ValueError, match=r"localisation: expected \(N, 6\) or \(N, 2, 3\) of the transform 'affine'"):
         SpatialTransformer(torch.nn.Flatten())(X)
 
 

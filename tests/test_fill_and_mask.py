@@ -68,13 +68,58 @@ def test_numbers_and_sequences_are_fills(path):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("fill", [float("nan"), float("inf")])
 def test_a_fill_that_is_no_number_stays_outside(path, mode, fill):
-    """As a mark of what is unknown: pixels wholly inside are what they are without it."""
+    """As a mark of what is unknown: pixels wholly inside are what they are without it, and so is what they teach."""
     image, theta = draw(path, torch.float32)
     out, mask = affine_sample(image, theta, mode=mode, **EDGES, fill=fill, return_mask=True)
     inside = (mask == 1).expand_as(out)
     assert 0.1 < inside.double().mean() < 0.9
-    assert torch.equal(out[inside], affine_sample(image, theta, mode=mode)[inside])
+    plain = affine_sample(image, theta, mode=mode)
+    assert torch.equal(out[inside], plain[inside])
     assert not out[(mask == 0).expand_as(out)].isfinite().any()
+    ours, theirs = (torch.autograd.grad(o[inside].square().sum(), [image, theta]) for o in (out, plain))
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_the_outermost_pixels_pull_at_theta(path, mode, align_corners):
+    """At the identity the coverage is 1 everywhere, and its derivative is not 0: where training starts."""
+    if mode == "bilinear" and not align_corners:
+        pytest.skip("every pixel lies on a kink that a rounding decides")
+    image, theta = draw(path)
+    theta = torch.eye(2, 3, dtype=torch.float64, device=path.device).repeat(2, 1, 1).requires_grad_()
+    options = {"mode": mode, "align_corners": align_corners}
+    size = (6, 5) if align_corners else (6, 7)  # the corners are pixels, the others lie between some
+    out, mask = affine_sample(image, theta, size, **options, **EDGES, fill=5.0, return_mask=True)
+    d_out, d_mask = torch.randn_like(out), torch.randn_like(mask)
+    d_out[..., 1:-1, :] = 0  # where rows are kinks
+    d_mask[..., 1:-1, :] = 0
+    d_theta = torch.autograd.grad([out, mask], theta, [d_out, d_mask])[0]
+    grid = reference.affine_grid(to_numpy(theta), size, align_corners)
+    arguments = grid, mode, "zeros", align_corners
+    _, d_grid = reference.grid_sample_backward(to_numpy(d_out), to_numpy(image) - 5, *arguments)
+    _, d_grid_of_mask = reference.grid_sample_backward(to_numpy(d_mask), np.ones((2, 1, 6, 7)), *arguments)
+    assert np.abs(d_grid_of_mask).max() > 0.1
+    expected = reference.affine_grid_backward(d_grid + d_grid_of_mask, to_numpy(theta), size, align_corners)
+    torch.testing.assert_close(d_theta.cpu(), torch.tensor(expected))
+
+
+def test_a_mask_may_be_written_to(path):
+    image, theta = draw(path)
+    for parameters in (theta, theta[:, None]):
+        mask = affine_sample(image, parameters, return_mask=True)[1]
+        mask.mul_(2).sum().backward()
+
+
+def test_a_half_fill_sums_in_float32(path):
+    """Over pixels and over the batch, and is rounded once: terms that cancel beyond the half type's range."""
+    image = torch.zeros(64, 1, 2, 2, device=path.device)
+    theta = torch.tensor([[[1.0, 0, 9], [0, 1, 0]]], device=path.device)
+    fill = torch.zeros((), dtype=torch.float16, device=path.device, requires_grad=True)
+    d_out = torch.full_like(image, 4e4)
+    d_out[::2] = -4e4
+    affine_sample(image, theta, **EDGES, fill=fill).backward(d_out)
+    assert fill.grad == 0
 
 
 @pytest.mark.parametrize("transform", ["affine", "homography", "flow"])
@@ -114,14 +159,16 @@ def test_the_mask_is_the_warped_image_of_ones(path, mode, padding_mode, align_co
     torch.testing.assert_close(both, torch.autograd.grad(out, theta, d_out)[0] + d_theta)
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_mask_of_several_programs(kernel_path, monkeypatch, layout):
+@pytest.mark.parametrize(("layout", "channels", "lanes"), [
+    (torch.contiguous_format, 5, 1), (torch.channels_last, 5, 1), (torch.channels_last, 8, 2),
+], ids=["contiguous", "channels_last", "lanes that share a pixel"])  # fmt: skip
+def test_a_mask_of_several_programs(kernel_path, monkeypatch, layout, channels, lanes):
     """Blocks of channels and of rows: one program of a pixel's stores its coverage, one adds its gradient."""
-    monkeypatch.setattr(plan, "_config", lambda *args: LaunchConfig(2, 8, max_steps=2))
+    monkeypatch.setattr(plan, "_config", lambda *args: LaunchConfig(2, 8, lanes_c=lanes, max_steps=2))
     monkeypatch.setattr("stn_triton.configs.CHANNELS_AT_LEAST", 1)
-    image, theta = draw(kernel_path, channels=5)
+    image, theta = draw(kernel_path, channels=channels)
     image = image.detach().contiguous(memory_format=layout).requires_grad_()
-    fill = torch.randn(2, 5, dtype=torch.float64, device=kernel_path.device, requires_grad=True)
+    fill = torch.randn(2, channels, dtype=torch.float64, device=kernel_path.device, requires_grad=True)
     out, mask = affine_sample(image, theta, (9, 13), **EDGES, fill=fill, return_mask=True)
     grid = reference.affine_grid(to_numpy(theta), (9, 13))
     torch.testing.assert_close(mask.cpu(), torch.tensor(reference.coverage(grid, (6, 7))))
@@ -204,7 +251,7 @@ def test_warmup_knows_fill_and_mask(path):
 @pytest.mark.parametrize(("options", "error", "message"), [
     ({"fill": 1.0}, ValueError, "fill: expected padding_mode 'fill' with it, got 'zeros'"),
     ({"padding_mode": "fill"}, ValueError, "fill: expected a number, C numbers or a tensor with padding_mode 'fill'"),
-    ({"padding_mode": "fill", "fill": "red"}, TypeError, "fill: expected a number, C numbers or a tensor, got 'red'"),
+    ({"padding_mode": "fill", "fill": "red"}, TypeError, "fill: expected a number, C numbers or one tensor, got 'red'"),
     ({"padding_mode": "fill", "fill": [1, 2]}, ValueError, r"fill: expected shape \(\), \(C,\) or \(N, C\) with N = 2"),
     ({"padding_mode": "fill", "fill": torch.ones(3, 1)}, ValueError, r"C = 3, got \(3, 1\)"),
     ({"padding_mode": "fill", "fill": torch.ones(3, dtype=torch.long)}, TypeError, "fill: expected dtype float16"),

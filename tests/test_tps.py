@@ -1,5 +1,7 @@
 """Thin plate splines: control points of any number, fixed or with gradients, and those that determine no spline."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from stn_triton import (
     configs,
     functional,
     launch,
+    piecewise_affine_sample,
     plan,
     reference,
     tps_sample,
@@ -63,6 +66,46 @@ def test_the_workspace_is_bounded(kernel_path, monkeypatch, size, channels):
     _, parts, rows, columns = plan.plan_backward(spec, ImageLike.of(image), *layouts, None).shape
     assert (rows, columns) == (1027, 2)
     assert 1 <= parts <= 64
+
+
+def test_a_first_call_under_another_regime_leaves_nothing_behind(torch_path):
+    """Constants are kept from call to call, but for fake ones and those of `torch.func`."""
+    image, theta = torch.randn(1, 1, 5, 6), torch.tensor(draw_points(9))[None].float()
+    for seed, regime in enumerate((func_grad, fake)):
+        points = draw_points(9, seed)
+        regime(functools.partial(total, tps_sample, image, control_points=points), theta)
+        regime(functools.partial(total, piecewise_affine_sample, image, mesh=(3, 3)), theta)
+        assert tps_sample(image, theta, control_points=points).isfinite().all()
+        assert piecewise_affine_sample(image, theta, mesh=(3, 3)).isfinite().all()
+
+
+def total(sample, image, theta, **options):
+    return sample(image, theta, **options).sum()
+
+
+def func_grad(function, theta):
+    torch.func.grad(function)(theta)
+
+
+def fake(function, theta):
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        function(mode.from_tensor(theta))
+
+
+def test_lam_is_a_number_at_every_call(torch_path):
+    image, theta, lam = torch.randn(1, 1, 5, 6), torch.randn(1, 16, 2), torch.tensor(0.5)
+    before = tps_sample(image, theta, lam=lam)
+    lam.fill_(50.0)
+    assert not torch.equal(tps_sample(image, theta, lam=lam), before)
+    with pytest.raises(TypeError, match="lam: expected a number, without a gradient"):
+        tps_sample(image, theta, lam=lam.requires_grad_())
+
+
+def test_fixed_control_points_have_no_gradient_to_lose():
+    with pytest.raises(ValueError, match="control_points: expected constants, got a tensor that needs a gradient"):
+        ThinPlateSpline(torch.rand(5, 2, requires_grad=True))
 
 
 @pytest.mark.parametrize("enough", [1, 10**6], ids=["tiles of a program", "programs of a sample"])

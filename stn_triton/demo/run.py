@@ -69,7 +69,7 @@ def run(options: Options) -> None:
     models: dict[str, nn.Module] = {}
     predictions: dict[str, Tensor] = {}
     steps = options.seeds * len(builders) * options.epochs * steps_per_epoch(digits)
-    with tqdm(total=steps, unit="step", mininterval=1) as progress:
+    with tqdm(total=steps, unit="step", mininterval=1, disable=None) as progress:
         for seed in range(options.seeds):
             for name, build in builders.items():
                 progress.set_description(f"seed {seed}, {name}")

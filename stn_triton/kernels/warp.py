@@ -84,8 +84,17 @@ def outside_of(fill, n, stride_n, channel, stride_c, mask, sample, h, w, channel
 
 @jit
 def blend(value, cover, colour):
-    """A pixel and the colour around the image, which may be anything where the pixel lies wholly inside."""
-    return tl.where(cover == 1, value, tl.fma(1 - cover, tl.load(colour).to(value.dtype), value))
+    """A pixel and the colour around the image. One that is not finite marks what does not lie wholly inside."""
+    colour = tl.load(colour).to(value.dtype)
+    outside = tl.where(tl.abs(colour) < float("inf"), tl.fma(1 - cover, colour, value), value + colour)
+    return tl.where(cover == 1, value, outside)
+
+
+@jit
+def pull(d_cover, d_value, colour):
+    """Adds to the gradient of the coverage what `blend` gives it: nothing where a colour is only a mark."""
+    colour = tl.load(colour).to(d_value.dtype)
+    return tl.fma(-d_value, tl.where(tl.abs(colour) < float("inf"), colour, 0.0), d_cover)
 
 
 # The arguments of both kernels that are values at run time: one compiled kernel serves all sizes and alignments.
@@ -121,6 +130,7 @@ def forward_tiles(
     fill, fill_c, mask, covers = outside
     h, w = sizes[0], sizes[1]
     channel = tl.arange(0, BLOCK_C)[None, :]
+    fill += channel * fill_c
     target = out + offset_of(row, column, channel, out_strides)
     last_x, last_y = centre_of(w, ACC), centre_of(h, ACC)
     x, y = column.to(ACC) - last_x, row.to(ACC) - last_y
@@ -149,7 +159,7 @@ def forward_tiles(
                 for c in tl.static_range(CHANNELS):
                     value, loaded = read(loaded, image + c * image_c, origin, taps, image_h, image_w, ACC, MASKED)
                     if MASKED and FILL:
-                        value = blend(value, cover, fill + (channel + c) * fill_c)
+                        value = blend(value, cover, fill + c * fill_c)
                     tl.store(target + c * out_c, value.to(out.dtype.element_ty), mask=live)
             else:
                 plane = target
@@ -158,7 +168,7 @@ def forward_tiles(
                         at = origin + c * (BLOCK_C * image_c)
                         value, loaded = read(loaded, image, at, taps, image_h, image_w, ACC, MASKED)
                         if MASKED and FILL:
-                            value = blend(value, cover, fill + (block + c * BLOCK_C + channel) * fill_c)
+                            value = blend(value, cover, fill + (block + c * BLOCK_C) * fill_c)
                         tl.store(plane, value.to(out.dtype.element_ty), mask=live)
                         plane += BLOCK_C * out_c
                     origin += CHANNELS * BLOCK_C * image_c
@@ -251,6 +261,7 @@ def backward_tiles(
     fill, fill_c, d_mask, covers = outside
     h, w = sizes[0], sizes[1]
     channel = tl.arange(0, BLOCK_C)[None, :]
+    fill += channel * fill_c
     target = d_out + offset_of(row, column, channel, d_out_strides)
     last_x, last_y = centre_of(w, ACC), centre_of(h, ACC)
     x, y = column.to(ACC) - last_x, row.to(ACC) - last_y
@@ -283,7 +294,7 @@ def backward_tiles(
                             products, d_value, loaded, plane, origin, taps, image_h, image_w, ACC, MASKED
                         )
                         if MASKED and FILL:
-                            d_cover = tl.fma(-d_value, tl.load(fill + (channel + c) * fill_c).to(ACC), d_cover)
+                            d_cover = pull(d_cover, d_value, fill + c * fill_c)
             else:
                 plane = target
                 for block in range(0, channels, BLOCK_C * CHANNELS):
@@ -298,8 +309,7 @@ def backward_tiles(
                                 products, d_value, loaded, image, at, taps, image_h, image_w, ACC, MASKED
                             )
                             if MASKED and FILL:
-                                colour = fill + (block + c * BLOCK_C + channel) * fill_c
-                                d_cover = tl.fma(-d_value, tl.load(colour).to(ACC), d_cover)
+                                d_cover = pull(d_cover, d_value, fill + (block + c * BLOCK_C) * fill_c)
                         plane += BLOCK_C * d_out_c
                     origin += CHANNELS * BLOCK_C * image_c
                     d_origin += CHANNELS * BLOCK_C * d_image_c

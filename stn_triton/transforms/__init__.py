@@ -31,7 +31,10 @@ def find_transform(transform: str | Transform) -> Transform:
         return transform
     if not isinstance(transform, str) or transform not in TRANSFORMS:
         names = ", ".join(map(repr, TRANSFORMS))
-        raise ValueError(f"transform: expected a Transform object or one of {names}, got {transform!r}")
+        got = repr(transform) if isinstance(transform, str) else f"{type(transform).__name__}"
+        if isinstance(transform, type):
+            got = f"the class {transform.__name__}, of which an object is meant"
+        raise ValueError(f"transform: expected a Transform object or one of {names}, got {got}")
     return TRANSFORMS[transform]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..checks import check_tensor
+from ..checks import check_bool, check_size, check_tensor
 from ..torch_sampler import is_bounded
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Transform(ABC):
     monotone: ClassVar[bool] = False
     start: ClassVar[Any]
     #: ``adjoint`` writes to the buffer that ``store`` completes, which then begins as zeros.
-    partials_add_up: ClassVar[bool] = False
+    partials_begin_as_zeros: ClassVar[bool] = False
     #: Programs that may share a sample where each has a large part of the buffer.
     most_programs: ClassVar[int | None] = None
     #: The pixels of a tile are all in one row, so that a lane walks down one column; and a program has many rows.
@@ -92,12 +92,13 @@ class Transform(ABC):
             (N, h, w, 2) or (N, M, h, w, 2), differentiable in theta, of theta's dtype: half types are computed in
             float32 and rounded once.
         """
+        size, align_corners = check_size(size), check_bool("align_corners", align_corners)
         transforms = self.check_theta(theta, size)
         coefficients = self.coefficients(theta)
         coefficients = coefficients.to(torch.promote_types(coefficients.dtype, torch.float32))
         if transforms is not None:
             coefficients = coefficients.flatten(0, 1)
-        grid = self.bounded_grid(coefficients, size, align_corners)
+        grid = self.bounded_grid(coefficients, size, align_corners) if 0 not in size else None
         if grid is None:
             grid = self.grid_of(coefficients, size, align_corners)
         grid = grid.to(theta.dtype)
@@ -115,6 +116,7 @@ class Transform(ABC):
             source points (u, v), normalised, (N, P, 2) or (N, M, P, 2), of xy's dtype if that is a floating one,
             differentiable in both. Computed in the wider of the two dtypes, float32 at least.
         """
+        align_corners = check_bool("align_corners", align_corners)
         transforms = self.check_theta(theta, self.size_of(theta))
         batch = theta.shape[: 1 if transforms is None else 2]
         check_points(xy, batch)
@@ -176,7 +178,7 @@ class Transform(ABC):
 
     @abstractmethod
     def partials_shape(self, batch: int, size: tuple[int, int], blocks: Blocks) -> tuple[int, ...]:
-        """Shape of the buffer that ``store`` or ``adjoint`` writes, every element exactly once.
+        """Shape of the buffer that ``store`` and ``adjoint`` write: every element, or it begins as zeros.
 
         Args:
             batch: N.

@@ -144,7 +144,7 @@ def evaluate(points, values, count, POINTS: constexpr, BASIS: constexpr):
 class Expansion(Transform):
     """What is linear in many coefficients: too many sums of a gradient for registers, too large a basis for memory."""
 
-    partials_add_up = True
+    partials_begin_as_zeros = True
     most_programs = 64
     count: int  #: K
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..checks import check_size
 from ..kernels.coordinates import centre_of, finite, floor
 from ..kernels.language import constexpr, jit, tl
-from ..torch_sampler import is_bounded
+from ..torch_sampler import is_bounded, is_plain
 from .base import Transform, normalised, target_axis
 from .homogeneous import products_are_exact
 
@@ -193,7 +193,7 @@ class PiecewiseAffine(Transform):
     layout = "(N, gh * gw, 2)"
     load, source = piecewise_load, piecewise_source
     start, adjoint, store = piecewise_start, piecewise_adjoint, piecewise_store
-    partials_add_up = True
+    partials_begin_as_zeros = True
     walks_columns = True
 
     def __init__(self, mesh: Sequence[int] = (4, 4)) -> None:
@@ -228,7 +228,9 @@ class PiecewiseAffine(Transform):
         if gh * gw * size[0] * size[1] > LARGEST_BASIS or not products_are_exact(coefficients.device):
             return self.grid_of(coefficients, size, align_corners)
         basis = torch.from_numpy(_kept_basis(self.mesh, size, align_corners, coefficients.dtype))
-        identity = torch.eye(2, dtype=coefficients.dtype).expand(coefficients.shape[0], 2, 2)
+        identity = torch.eye(2, dtype=coefficients.dtype, device=coefficients.device).expand(
+            coefficients.shape[0], 2, 2
+        )
         weights = torch.cat([coefficients.flatten(1, 2), identity], 1).transpose(1, 2).reshape(-1, gh * gw + 2)
         return torch.mm(weights, basis).view(-1, 2, *size).movedim(1, -1)
 
@@ -256,7 +258,10 @@ class PiecewiseAffine(Transform):
         key = self.mesh, theta.dtype, theta.device
         if key not in _VERTICES:
             with torch.inference_mode(False):
-                _VERTICES[key] = self.identity(dtype=theta.dtype, device=theta.device)
+                vertices = self.identity(dtype=theta.dtype, device=theta.device)
+            if not is_plain(vertices):
+                return vertices
+            _VERTICES[key] = vertices
         return _VERTICES[key]
 
 
@@ -301,9 +306,9 @@ def _kept_basis(mesh: tuple[int, int], size: tuple[int, int], align_corners: boo
 
     Kept as a numpy array, since a tensor made under inference mode could not be used outside it.
     """
-    y, x = (target_axis(n, align_corners, torch.empty(0, dtype=torch.float64)) for n in size)
+    y, x = (target_axis(n, align_corners, torch.empty(0, dtype=torch.float64, device="cpu")) for n in size)
     xy = torch.stack(torch.meshgrid(x, y, indexing="xy")).flatten(1)
-    hats = torch.zeros(mesh[0] * mesh[1], xy.shape[1], dtype=xy.dtype)
+    hats = torch.zeros(mesh[0] * mesh[1], xy.shape[1], dtype=xy.dtype, device=xy.device)
     for vertex, weight in _corners(mesh, *xy):
-        hats[vertex, torch.arange(len(vertex))] = weight
+        hats[vertex, torch.arange(len(vertex), device=xy.device)] = weight
     return torch.cat([hats, xy]).to(dtype).numpy()

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import check_tensor
 from ..kernels.coordinates import finite
 from ..kernels.language import constexpr, jit, tl
-from ..torch_sampler import is_bounded
+from ..torch_sampler import is_bounded, is_plain
 from .affine import affine_adjoint, affine_start, store_affine
 from .base import target_axis
 from .expansion import BASIS_AT_ONCE, Expansion, add_lanes, exact_dtype, exact_product
@@ -184,7 +185,7 @@ class ThinPlateSpline(_Spline):
 
     def __init__(self, control_points: Any = None, lam: float = 0.0) -> None:
         self.control_points = _checked_points(control_points)
-        self.lam = _checked_lam(lam)
+        self.lam = checked_lam(lam)
         self.count = len(self.control_points)
         self._solved: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
 
@@ -209,6 +210,8 @@ class ThinPlateSpline(_Spline):
         """One product with a basis that is kept, where that is small."""
         if (self.count + 3) * size[0] * size[1] > BASIS_AT_ONCE or not products_are_exact(coefficients.device):
             return super().bounded_grid(coefficients, size, align_corners)
+        if not is_bounded(coefficients):
+            return None
         basis, largest = _kept_basis(self, size, align_corners, coefficients.dtype)
         if not is_bounded(coefficients * largest):
             return None
@@ -219,9 +222,12 @@ class ThinPlateSpline(_Spline):
         """(K + 3, K): from displacements of the control points to coefficients; and those points."""
         if (dtype, device) not in self._solved:
             with torch.inference_mode(False):
-                points = torch.tensor(self.control_points, dtype=torch.float64)
+                points = torch.tensor(self.control_points, dtype=torch.float64, device="cpu")
                 inverse = torch.linalg.inv(spline_matrix(points, self.lam))[:, : self.count]
-                self._solved[dtype, device] = inverse.to(device, dtype), points.to(device, dtype)
+                constants = inverse.to(device, dtype), points.to(device, dtype)
+            if not is_plain(points):
+                return constants
+            self._solved[dtype, device] = constants
         return self._solved[dtype, device]
 
 
@@ -244,7 +250,7 @@ class FreeThinPlateSpline(_Spline):
     def __init__(self, count: int, lam: float = 0.0) -> None:
         if count < 3:
             raise ValueError(f"count: expected at least 3 control points, got {count}")
-        self.count, self.lam = count, _checked_lam(lam)
+        self.count, self.lam = count, checked_lam(lam)
 
     def settings(self):
         return self.count, self.lam
@@ -256,7 +262,10 @@ class FreeThinPlateSpline(_Spline):
         return (self.count, 4)
 
     def identity(self, size=(1, 1), *, align_corners=False, dtype=None, device=None):
-        raise ValueError("identity: expected control points to be given; every (x, y, x, y) is one")
+        raise ValueError(
+            "identity: expected a transform with one of its own, got a spline whose control points are parameters "
+            "too: every theta with (u, v) = (x, y) is one"
+        )
 
     def coefficients(self, theta):
         wide = theta.to(torch.promote_types(theta.dtype, torch.float32))
@@ -290,10 +299,10 @@ def _kept_basis(
 
     Kept as a numpy array, since a tensor made under inference mode could not be used outside it.
     """
-    like = torch.empty(0, dtype=torch.float64)
+    like = torch.empty(0, dtype=torch.float64, device="cpu")
     y, x = (target_axis(n, align_corners, like) for n in size)
     xy = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).view(-1, 2)
-    basis = _basis(xy, torch.tensor(spline.control_points, dtype=torch.float64))
+    basis = _basis(xy, torch.tensor(spline.control_points, dtype=torch.float64, device="cpu"))
     return basis.to(dtype).numpy(), float(basis.abs().amax(-1).sum())
 
 
@@ -327,20 +336,41 @@ def _phi(xy: Tensor, points: Tensor) -> Tensor:
     return r2 * r2.log()
 
 
-def _checked_lam(lam: Any) -> float:
-    if not 0 <= float(lam) < float("inf"):
+def checked_lam(lam: Any) -> float:
+    """As a number; raises TypeError unless one without a gradient, ValueError unless finite and at least 0."""
+    try:
+        number = float("none" if getattr(lam, "requires_grad", False) else lam)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"lam: expected a number, without a gradient, got {lam!r}") from None
+    if not 0 <= number < float("inf"):
         raise ValueError(f"lam: expected a finite number of at least 0, got {lam!r}")
-    return float(lam)
+    return number
 
 
-def _checked_points(points: Any) -> tuple[tuple[float, float], ...]:
-    """As numbers; the 4 x 4 grid for None."""
+def checked_points(points: Any) -> np.ndarray:
+    """Constant control points in float64, of any shape yet; the 4 x 4 grid for None."""
     if points is None:
         axis = np.linspace(-1, 1, 4)
         points = [(x, y) for y in axis for x in axis]
-    elif isinstance(points, Tensor):
-        points = points.detach().cpu().double().numpy()
-    array = np.asarray(points, np.float64)
+    if isinstance(points, Tensor):
+        if points.requires_grad:
+            raise ValueError(
+                "control_points: expected constants, got a tensor that needs a gradient: tps_sample and "
+                "FreeThinPlateSpline give it one"
+            )
+        check_tensor("control_points", points)
+        points = points.double().numpy(force=True)
+    try:
+        if np.iscomplexobj(points):
+            raise TypeError
+        return np.asarray(points, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"control_points: expected numbers (K, 2), an array or a tensor, got {points!r}") from None
+
+
+def _checked_points(points: Any) -> tuple[tuple[float, float], ...]:
+    """As numbers."""
+    array = checked_points(points)
     if array.ndim != 2 or array.shape[1] != 2 or len(array) < 3:
         raise ValueError(f"control_points: expected shape (K, 2) with K at least 3, got {array.shape}")
     if not np.isfinite(array).all():
