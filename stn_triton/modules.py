@@ -90,7 +90,7 @@ class SpatialTransformer(nn.Module):
         check_tensor("localisation's output", theta)
         if theta.shape[1:] not in (shape, *forms, (prod(shape), 1, 1)):  # the last from a convolution
             written = [f"(N, {', '.join(map(str, form))})" for form in dict.fromkeys(forms) if form != shape]
-            expected = " or ".join([*written, layout])
+            expected = f"{', '.join(written)} or {layout}" if written else layout
             raise ValueError(
                 f"localisation: expected {expected} of the transform {self.transform.name!r} out of it, "
                 f"got {tuple(theta.shape)}"

@@ -125,8 +125,9 @@ def neighbours(*images: TensorLayout) -> tuple[bool, int]:
 
 def _config(forward: bool, channels: int, spec: WarpSpec, unit: bool, vector: int) -> LaunchConfig:
     config = choose_config(forward, channels, spec.size[1], unit, vector)
-    if spec.mode == "bicubic":
-        config = config._replace(unroll=1)  # with both gradients two tiles of sixteen taps take 168 registers
+    if spec.mode == "bicubic":  # its sixteen taps fill the registers
+        written = min(config.channels, 4 if forward else 1)
+        config = config._replace(unroll=1, channels=written, loop=config.loop or written < config.channels)
     return config._replace(tile_h=INTERPRETER[0], tile_w=INTERPRETER[1], unroll=1) if INTERPRETED else config
 
 

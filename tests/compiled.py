@@ -190,7 +190,9 @@ def kernels_of_two_bases() -> Iterator[str]:
     image, theta = torch.empty(1, 1, 8, 8), torch.empty(1, 2, 1)
     with compiled_for("sm_90") as launches:
         for number in (1, 2, 1):
-            launch.forward(WarpSpec(basis_of(number), "bilinear", "zeros", False, (8, 8)), image, theta)
+            launch.forward(
+                WarpSpec(basis_of(number), "bilinear", "zeros", False, (8, 8)), image, theta, None, image.dtype
+            )
     one, two, again = (each.kernel for each in launches)
     if one is not again or one.asm["ttir"] == two.asm["ttir"]:
         yield "expected two kernels of two bases, the third of them the first"

@@ -1,5 +1,6 @@
 """Every test runs on both paths: the kernels (on a GPU, or interpreted on the CPU) and the torch operations."""
 
+import inspect
 import os
 from typing import NamedTuple
 
@@ -13,6 +14,29 @@ from stn_triton import launch, plan
 from stn_triton.kernels.language import TRITON_MISSING
 
 torch.manual_seed(0)
+
+
+def look_for_builtins_once() -> None:
+    """Triton's interpreter looks through its whole language at every call of a device function: half of all time."""
+    from triton.language.core import is_builtin
+    from triton.runtime import interpreter
+
+    names: dict[object, list[str]] = {}
+
+    def patch_builtin(pkg, builder, scope):
+        if pkg not in names:
+            names[pkg] = [name for name, member in inspect.getmembers(pkg) if is_builtin(member)]
+        for name in names[pkg]:
+            member = getattr(pkg, name)
+            if is_builtin(member):  # not yet the interpreter's own
+                interpreter._patch_attr(pkg, name, member, builder, scope)
+
+    if [*inspect.signature(interpreter._patch_builtin).parameters] == ["pkg", "builder", "scope"]:
+        interpreter._patch_builtin = patch_builtin
+
+
+if plan.INTERPRETED:
+    look_for_builtins_once()
 
 
 class Path(NamedTuple):

@@ -192,8 +192,8 @@ def test_errors(change, message):
     ("options", "error", "message"),
     [
         ({"channels_first": "x"}, TypeError, "channels_first: expected True or False, got 'x'"),
-        ({"image_size": (6,)}, ValueError, r"image_size: expected \(h, w\) of at least 1, got \(6,\)"),
-        ({"image_size": (0, 4)}, ValueError, r"image_size: expected \(h, w\) of at least 1, got \(0, 4\)"),
+        ({"image_size": (6,)}, ValueError, r"image_size: expected two numbers \(h, w\) of at least 1, got \(6,\)"),
+        ({"image_size": (0, 4)}, ValueError, r"image_size: expected two numbers \(h, w\) of at least 1, got \(0, 4\)"),
         ({"image_size": 6}, TypeError, "image_size: expected a sequence of whole numbers, got 6"),
     ],
 )

@@ -145,9 +145,9 @@ def test_the_identity_of_pixels_is_a_crop():
 def test_one_pixel_has_no_extent():
     theta = torch.eye(2, 3)[None]
     assert geometry.to_pixel_matrix(theta, (1, 3)).isfinite().all()
-    with pytest.raises(ValueError, match=r"size: expected \(h, w\) of at least 2, got \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"size: expected two numbers \(h, w\) of at least 2, got \(1, 3\)"):
         geometry.to_pixel_matrix(theta, (4, 4), (1, 3), align_corners=True)
-    with pytest.raises(ValueError, match=r"image_size: expected \(h, w\) of at least 1, got \(0, 3\)"):
+    with pytest.raises(ValueError, match=r"image_size: expected two numbers \(h, w\) of at least 1, got \(0, 3\)"):
         geometry.from_pixel_matrix(theta, (0, 3))
 
 
@@ -288,7 +288,11 @@ def test_a_horizon_may_change_sides_when_composed():
         (lambda: geometry.compose(torch.eye(3), torch.zeros(4)), ValueError, "then: expected shape"),
         (lambda: geometry.compose(torch.zeros([]), torch.eye(3)), ValueError, "first: expected shape"),
         (lambda: geometry.from_pixel_matrix(torch.eye(2), (3, 3)), ValueError, "matrix: expected shape"),
-        (lambda: geometry.from_pixel_matrix(torch.eye(3), (3, 3, 3)), ValueError, r"image_size: expected \(h, w\)"),
+        (
+            lambda: geometry.from_pixel_matrix(torch.eye(3), (3, 3, 3)),
+            ValueError,
+            r"image_size: expected two numbers \(h, w\)",
+        ),
         (
             lambda: geometry.to_pixel_matrix(torch.eye(3), (3, 3), (2.5, 3)),
             TypeError,

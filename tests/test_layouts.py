@@ -159,7 +159,9 @@ def test_a_large_gradient_of_a_small_image_takes_64_bit_offsets(kernel_path, mon
     monkeypatch.setattr(ImageLike, "empty", lambda like, dtype: Untouched(lazy(2**32, dtype, like.device), like.shape))
     image = torch.zeros(1, 1, 1, 65536).expand(1, 1, 65536, 65536)
     spec = WarpSpec(TRANSFORMS["affine"], "bilinear", "zeros", False, (2, 2))
-    launch.backward(spec, torch.zeros(1, 1, 2, 2), image, ImageLike.of(image), torch.zeros(1, 2, 3), True, False)
+    launch.backward(
+        spec, torch.zeros(1, 1, 2, 2), None, image, ImageLike.of(image), torch.zeros(1, 2, 3), None, True, False
+    )
     assert plan.tl.int64 in launched[0]
 
 

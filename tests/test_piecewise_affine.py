@@ -245,7 +245,7 @@ def test_equal_meshes_are_one_transform():
 
 
 @pytest.mark.parametrize(("mesh", "error", "message"), [
-    ((1, 4), ValueError, r"mesh: expected \(h, w\) of at least 2, got \(1, 4\)"),
+    ((1, 4), ValueError, r"mesh: expected two numbers \(h, w\) of at least 2, got \(1, 4\)"),
     ((4,), ValueError, "mesh: expected"), (4, TypeError, "mesh: expected a sequence"), ((2.5, 2), TypeError, "mesh:"),
 ])  # fmt: skip
 def test_wrong_meshes(mesh, error, message):

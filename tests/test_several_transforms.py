@@ -178,7 +178,7 @@ def test_heads_of_a_spatial_transformer(path):
         assert theta.shape == (2, M, 3)
         torch.testing.assert_close(out, image[:, None].expand(out.shape))
     assert "heads=3" in repr(st)
-    with pytest.raises(ValueError, match=r"localisation: expected \(N, 12\) or \(N, M, 3\) with M = 4 out of it"):
+    with pytest.raises(ValueError, match=r"localisation: expected \(N, 12\) or \(N, M, 3\) with M = 4 of"):
         SpatialTransformer(localisation, "attention", heads=4)(image)
     for build in (
         lambda heads: SpatialTransformer(localisation, "attention", heads=heads),
@@ -220,15 +220,23 @@ def test_heads_take_what_networks_give(torch_path, transform, shape):
 @pytest.mark.parametrize(
     ("transform", "shape", "expected"),
     [
-        ("affine", (2, M * 3), r"\(N, 18\), \(N, 3, 6\), \(N, 6, 3\) or \(N, M, 2, 3\) with M = 3 out"),
-        ("dense", (M * 2, *SIZE), r"\(N, 120\), \(N, 3, 40\), \(N, 12, 5, 2\) or \(N, M, h, w, 2\) with M = 3 out"),
-        ("attention", (3, M + 1), r"\(N, 9\) or \(N, M, 3\) with M = 3 out"),
+        (
+            "affine",
+            (2, M * 3),
+            r"\(N, 18\), \(N, 3, 6\), \(N, 6, 3\) or \(N, M, 2, 3\) with M = 3",
+        ),
+        (
+            "dense",
+            (M * 2, *SIZE),
+            r"\(N, 120\), \(N, 3, 40\), \(N, 12, 5, 2\) or \(N, M, h, w, 2\) with M = 3",
+        ),
+        ("attention", (3, M + 1), r"\(N, 9\) or \(N, M, 3\) with M = 3"),
     ],
 )
 def test_heads_do_not_guess(transform, shape, expected):
     """Channels of a flow that come first are not for `dense`, nor heads that come last."""
     transformer = SpatialTransformer(lambda image: torch.zeros(2, *shape), transform, SIZE, heads=M)
-    with pytest.raises(ValueError, match=rf"localisation: expected {expected} of it, got \(2, "):
+    with pytest.raises(ValueError, match=rf"localisation: expected {expected} of .* out of it, got \(2, "):
         transformer(torch.zeros(2, 1, 6, 7))
 
 

@@ -9,7 +9,7 @@ from tolerance import assert_as_good_as_pytorch, to_numpy
 from stn_triton import plan, torch_sampler
 from stn_triton.configs import LaunchConfig
 
-SHAPE, SIZE = (2, 3, 11, 9), (4, 13)
+SHAPE, SIZE = (2, 3, 11, 9), (5, 13)
 WIDE, HALF = (torch.float64, torch.float32), (torch.bfloat16, torch.float16)
 
 

@@ -35,7 +35,12 @@ def budget(case: Case) -> tuple[float, float] | None:
     """Instructions per output pixel, without the prologue, (unmasked, masked); None for cases that have none."""
     channels, itemsize = case.shape[1], DTYPES[case.dtype].itemsize
     plain = (case.target, case.transform, case.mode, case.padding_mode, case.size)
-    if plain != ("sm_90", "affine", "bilinear", "zeros", "small") or case.work == "d_image" or itemsize > 4:
+    if (
+        plain != ("sm_90", "affine", "bilinear", "zeros", "small")
+        or case.work == "d_image"
+        or itemsize > 4
+        or case.mask
+    ):
         return None
     if case.work == "forward" and case.layout == "contiguous" and (channels, itemsize) in GOALS:
         return GOALS[channels, itemsize]

@@ -31,6 +31,14 @@ KNOWN = {
         {"spills 4 bytes"},
         "ptxas stops at 40 registers of 255, and writes and reads one of them once",
     ),
+    "sm_100 forward float64 2x8x32x40 channels_last piecewise_affine bicubic reflection far": (
+        {
+            "has a barrier in a forward kernel",
+            "has a barrier in the masked loop",
+            "goes through shared memory in the masked loop over channels",
+        },
+        "64-bit offsets of float64 images in channels_last, whose sixteen reflected taps are indices: as rare",
+    ),
     "sm_120 d_theta float32 2x8x32x14 channels_last affine bilinear reflection long": (
         {"has a barrier in the masked loop", "goes through shared memory in the masked loop over channels"},
         "float64 coordinates for an axis of 4 million pixels, reflected, in channels_last: too rare to be looked into",

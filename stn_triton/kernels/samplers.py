@@ -121,28 +121,28 @@ def pointer(plane, origin, tap, stride_h, stride_w):
 
 
 @jit
-def zero_per_tap(taps, BLOCK_C: constexpr, DTYPE: constexpr):
-    """A zero for every tap of every lane: what sums and values start from."""
+def zeros_of(count: constexpr, taps, BLOCK_C: constexpr, DTYPE: constexpr):
+    """So many zeros for every lane: what sums and values start from."""
     zeros = ()
-    for _tap in tl.static_range(len(taps)):
+    for _k in tl.static_range(count):
         zeros += (tl.zeros([taps[0][2].shape[0], BLOCK_C], DTYPE),)
     return zeros
 
 
 @jit
-def load(before, plane, origin, tap, stride_h, stride_w, MASKED: constexpr):
-    """A tap's pixels; 0 where it misses the image.
+def load(before, plane, origin, taps, k: constexpr, stride_h, stride_w, MASKED: constexpr):
+    """The pixels of tap k; 0 where it misses the image.
 
-    ``before`` is what it loaded from the channel before, or zeros: a tap that misses one channel misses all, so its
-    lane keeps what it has, and no register is cleared channel by channel.
+    ``before`` is what the taps loaded from the channel before, or zeros: a tap that misses one channel misses all, so
+    its lane keeps what it has, and no register is cleared channel by channel.
     """
-    source = pointer(plane, origin, tap, stride_h, stride_w)
+    source = pointer(plane, origin, taps[k], stride_h, stride_w)
     if not MASKED:
         return tl.load(source)
-    elif origin.shape[1] == 1:
-        return tl.load(source, mask=tap[5], other=before)
-    else:  # 128 bits of every tap would fill the registers
-        return tl.load(source, mask=tap[5], other=0.0)
+    elif origin.shape[1] == 1 and len(taps) <= 4:
+        return tl.load(source, mask=taps[k][5], other=before[k])
+    else:  # 128 bits of every tap, or sixteen taps, would fill the registers
+        return tl.load(source, mask=taps[k][5], other=0.0)
 
 
 @jit
@@ -151,32 +151,59 @@ def read(before, plane, origin, taps, stride_h, stride_w, ACC: constexpr, MASKED
     total = tl.zeros(origin.shape, ACC)
     loaded = ()
     for k in tl.static_range(len(taps)):
-        value = load(before[k], plane, origin, taps[k], stride_h, stride_w, MASKED)
+        value = load(before, plane, origin, taps, k, stride_h, stride_w, MASKED)
         total = tl.fma(taps[k][2], value.to(ACC), total)
         loaded += (value,)
     return total, loaded
 
 
 @jit
-def multiply(products, d_value, before, plane, origin, taps, stride_h, stride_w, ACC: constexpr, MASKED: constexpr):
-    """Adds d_value * U to every tap's product: what the derivatives of `read` are made of, channel by channel."""
-    sums, loaded = (), ()
-    for k in tl.static_range(len(taps)):
-        value = load(before[k], plane, origin, taps[k], stride_h, stride_w, MASKED)
-        sums += (tl.fma(d_value, value.to(ACC), products[k]),)
-        loaded += (value,)
-    return sums, loaded
+def sums_of(taps):
+    """How many sums `multiply` keeps: a product for each of few taps; of many, which would fill the registers, two."""
+    return len(taps) if len(taps) <= 4 else 2
 
 
 @jit
-def slope(products, taps):
-    """(d/dx, d/dy) of the loss from the products of `multiply`, summed over the channels of each pixel."""
-    dx, dy = tl.zeros(taps[0][2].shape, taps[0][2].dtype), tl.zeros(taps[0][2].shape, taps[0][2].dtype)
+def multiply(
+    sums, d_value, before, plane, origin, taps, taps_x, taps_y, stride_h, stride_w, ACC: constexpr, MASKED: constexpr
+):
+    """Adds a channel to what the derivatives of `read` are made of: (the sums, what each tap loaded).
+
+    That is d_value * U of every tap, or d_value times both derivatives, row by row of taps.
+    """
+    loaded = ()
     for k in tl.static_range(len(taps)):
-        product = tl.sum(products[k], 1, keep_dims=True)
-        dx = tl.fma(taps[k][3], product, dx)
-        dy = tl.fma(taps[k][4], product, dy)
-    return dx, dy
+        loaded += (load(before, plane, origin, taps, k, stride_h, stride_w, MASKED),)
+    new = ()
+    if len(taps) <= 4:
+        for k in tl.static_range(len(taps)):
+            new += (tl.fma(d_value, loaded[k].to(ACC), sums[k]),)
+    else:
+        dx, dy = sums
+        for r in tl.static_range(len(taps_y)):
+            value, derivative = tl.zeros(dx.shape, ACC), tl.zeros(dx.shape, ACC)
+            for c in tl.static_range(len(taps_x)):
+                at = r * len(taps_x) + c
+                value = tl.fma(taps_x[c][1], loaded[at].to(ACC), value)
+                derivative = tl.fma(taps_x[c][2], loaded[at].to(ACC), derivative)
+            dx = tl.fma(d_value * taps_y[r][1], derivative, dx)
+            dy = tl.fma(d_value * taps_y[r][2], value, dy)
+        new = (dx, dy)
+    return new, loaded
+
+
+@jit
+def slope(sums, taps):
+    """(d/dx, d/dy) of the loss from the sums of `multiply`, added up over the channels of each pixel."""
+    if len(taps) <= 4:
+        dx, dy = tl.zeros(taps[0][2].shape, taps[0][2].dtype), tl.zeros(taps[0][2].shape, taps[0][2].dtype)
+        for k in tl.static_range(len(taps)):
+            product = tl.sum(sums[k], 1, keep_dims=True)
+            dx = tl.fma(taps[k][3], product, dx)
+            dy = tl.fma(taps[k][4], product, dy)
+        return dx, dy
+    else:
+        return tl.sum(sums[0], 1, keep_dims=True), tl.sum(sums[1], 1, keep_dims=True)
 
 
 @jit

@@ -27,7 +27,7 @@ from __future__ import annotations
 from .coordinates import axis_frame, centre_of, largest, smallest
 from .language import constexpr, float64, int64, jit, tl
 from .programs import offset_of, own_block, pixels, plane_of, read_by, typed_strides
-from .samplers import coverage_of, multiply, read, scatter, slope, taps_of, zero_per_tap
+from .samplers import coverage_of, multiply, read, scatter, slope, sums_of, taps_of, zeros_of
 
 
 @jit
@@ -154,7 +154,7 @@ def forward_tiles(
                 place = mask + row.to(image_h.dtype) * w + column
                 tl.store(place, tl.full(row.shape, 1.0, ACC) * cover, mask=live & covers)
             origin = offset_of(i, j, channel, image_strides)
-            loaded = zero_per_tap(taps, BLOCK_C, image.dtype.element_ty)
+            loaded = zeros_of(len(taps), taps, BLOCK_C, image.dtype.element_ty)
             if not LOOP:
                 for c in tl.static_range(CHANNELS):
                     value, loaded = read(loaded, image + c * image_c, origin, taps, image_h, image_w, ACC, MASKED)
@@ -280,9 +280,9 @@ def backward_tiles(
             taps = taps_of(taps_x, taps_y, differentiable, MASKED)
             origin = offset_of(i, j, channel, image_strides)
             d_origin = offset_of(i, j, channel, d_image_strides)
-            products = zero_per_tap(taps, BLOCK_C, ACC)
+            sums = zeros_of(sums_of(taps), taps, BLOCK_C, ACC)
             d_cover = tl.zeros([row.shape[0], BLOCK_C], ACC)
-            loaded = zero_per_tap(taps, BLOCK_C, image.dtype.element_ty)
+            loaded = zeros_of(len(taps), taps, BLOCK_C, image.dtype.element_ty)
             if not LOOP:
                 for c in tl.static_range(CHANNELS):
                     d_value = tl.load(target + c * d_out_c, mask=differentiable, other=0.0).to(ACC)
@@ -290,8 +290,8 @@ def backward_tiles(
                         scatter(d_image + c * d_image_c, d_origin, taps, d_image_h, d_image_w, d_value)
                     if NEEDS_THETA:
                         plane = image + c * image_c
-                        products, loaded = multiply(
-                            products, d_value, loaded, plane, origin, taps, image_h, image_w, ACC, MASKED
+                        sums, loaded = multiply(
+                            sums, d_value, loaded, plane, origin, taps, taps_x, taps_y, image_h, image_w, ACC, MASKED
                         )
                         if MASKED and FILL:
                             d_cover = pull(d_cover, d_value, fill + c * fill_c)
@@ -305,8 +305,8 @@ def backward_tiles(
                             scatter(d_image, at, taps, d_image_h, d_image_w, d_value)
                         if NEEDS_THETA:
                             at = origin + c * (BLOCK_C * image_c)
-                            products, loaded = multiply(
-                                products, d_value, loaded, image, at, taps, image_h, image_w, ACC, MASKED
+                            sums, loaded = multiply(
+                                sums, d_value, loaded, image, at, taps, taps_x, taps_y, image_h, image_w, ACC, MASKED
                             )
                             if MASKED and FILL:
                                 d_cover = pull(d_cover, d_value, fill + (block + c * BLOCK_C) * fill_c)
@@ -314,7 +314,7 @@ def backward_tiles(
                     origin += CHANNELS * BLOCK_C * image_c
                     d_origin += CHANNELS * BLOCK_C * d_image_c
             if NEEDS_THETA:
-                d_u, d_v = slope(products, taps)
+                d_u, d_v = slope(sums, taps)
                 if MASKED and (FILL or MASK):
                     d_cover = tl.sum(d_cover, 1, keep_dims=True)
                     if MASK:
