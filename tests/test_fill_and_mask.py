@@ -211,7 +211,8 @@ def test_gradcheck(path):
     def warp(*tensors):
         return affine_sample(tensors[0], tensors[1], (3, 4), mode="bicubic", **EDGES, fill=tensors[2], return_mask=True)
 
-    assert torch.autograd.gradcheck(warp, (image, theta, fill))
+    fast = path.name == "kernel"  # in the interpreter along random directions
+    assert torch.autograd.gradcheck(warp, (image, theta, fill), nondet_tol=1e-12, fast_mode=fast)
 
 
 def test_the_identity_is_exact_whatever_the_fill(kernel_path):

@@ -183,9 +183,8 @@ def multiply(
         for r in tl.static_range(len(taps_y)):
             value, derivative = tl.zeros(dx.shape, ACC), tl.zeros(dx.shape, ACC)
             for c in tl.static_range(len(taps_x)):
-                at = r * len(taps_x) + c
-                value = tl.fma(taps_x[c][1], loaded[at].to(ACC), value)
-                derivative = tl.fma(taps_x[c][2], loaded[at].to(ACC), derivative)
+                value = tl.fma(taps_x[c][1], loaded[r * len(taps_x) + c].to(ACC), value)
+                derivative = tl.fma(taps_x[c][2], loaded[r * len(taps_x) + c].to(ACC), derivative)
             dx = tl.fma(d_value * taps_y[r][1], derivative, dx)
             dy = tl.fma(d_value * taps_y[r][2], value, dy)
         new = (dx, dy)
