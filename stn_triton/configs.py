@@ -60,6 +60,7 @@ ROWS_OF_COLUMNS = (32, 64)
 # a GPU half idle. More would not pay: the prologue, 200 instructions, is as much as five pixels of one channel.
 ENOUGH_PROGRAMS = 132 * 6
 CHANNELS_AT_LEAST = 8
+MOST_LANES = 256  # of a program: 8 warps of 32, which suit every GPU
 
 
 def choose_config(forward: bool, channels: int, width: int, unit: bool, vector: int) -> LaunchConfig:
@@ -87,6 +88,19 @@ def by_columns(config: LaunchConfig, width: int) -> LaunchConfig:
     tile_w = min(config.tile_h * config.tile_w, max(32, 2 ** (width - 1).bit_length()))
     least, most = (blocks_of(rows, config.unroll) for rows in ROWS_OF_COLUMNS)
     return config._replace(tile_h=1, tile_w=tile_w, min_steps=least, max_steps=most)
+
+
+def widened(config: LaunchConfig, width: int, most: int) -> LaunchConfig:
+    """The same with tiles so wide that at most ``most`` of them, while MOST_LANES allow it, cover an output."""
+    while blocks_of(width, config.tile_w) > most:
+        if config.tile_h > 1:
+            config = config._replace(tile_h=config.tile_h // 2)
+        elif config.lanes_c > 1:
+            config = config._replace(lanes_c=config.lanes_c // 2)
+        elif config.tile_w == MOST_LANES:
+            break
+        config = config._replace(tile_w=config.tile_w * 2)
+    return config
 
 
 class Blocks(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .configs import INTERPRETER, Blocks, LaunchConfig, by_columns, choose_config, cut, divisor
+from .configs import INTERPRETER, Blocks, LaunchConfig, by_columns, choose_config, cut, divisor, widened
 from .kernels import coordinates, samplers
 from .kernels.language import tl
 from .kernels.warp import warp_forward
@@ -81,7 +81,7 @@ def plan_backward(
     config = _config(False, channels, spec, unit, vector)
     most = spec.transform.most_programs if image else None
     if most is not None:
-        config = config._replace(unroll=1)  # a long adjoint is written out once
+        config = widened(config, spec.size[1], most)._replace(unroll=1)  # a long adjoint is written out once
     if image and spec.transform.walks_columns:
         config = by_columns(config, spec.size[1])
     blocks = cut(config, samples, channels, spec.size, vector, most)

@@ -50,9 +50,10 @@ def test_any_number_of_control_points(path, count, lam):
         torch.testing.assert_close(ours.detach().cpu(), torch.tensor(expected), rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("size", [(512, 512), (300, 2048), (7, 7), (1000, 3)])
+@pytest.mark.parametrize("size", [(512, 512), (300, 2048), (3, 16384), (7, 7), (1000, 3)])
 @pytest.mark.parametrize("channels", [1, 3, 64])
-def test_the_workspace_is_bounded(kernel_path, monkeypatch, size, channels):
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_workspace_is_bounded(kernel_path, monkeypatch, size, channels, layout):
     """64 parts of a sample's gradient at most, whatever the size and the number of channels."""
     from stn_triton.layout import ImageLike, TensorLayout
     from stn_triton.spec import WarpSpec
@@ -60,8 +61,8 @@ def test_the_workspace_is_bounded(kernel_path, monkeypatch, size, channels):
     monkeypatch.setattr(plan, "_config", lambda *args: configs.choose_config(*args[:2], args[2].size[1], *args[3:]))
     spline = ThinPlateSpline(draw_points(1024))
     spec = WarpSpec(spline, "bilinear", "zeros", False, size)
-    image, theta = torch.empty(1, channels, 8, 8), torch.empty(1, 1027, 4)
-    d_out = torch.empty(1, channels, *size)
+    image, theta = torch.empty(1, channels, 8, 8, memory_format=layout), torch.empty(1, 1027, 4)
+    d_out = torch.empty(1, channels, *size, memory_format=layout)
     layouts = [TensorLayout.of(t) for t in (d_out, image, theta)]
     _, parts, rows, columns = plan.plan_backward(spec, ImageLike.of(image), *layouts, None).shape
     assert (rows, columns) == (1027, 2)

@@ -58,7 +58,7 @@ class Transform(ABC):
     start: ClassVar[Any]
     #: ``adjoint`` writes to the buffer that ``store`` completes, which then begins as zeros.
     partials_begin_as_zeros: ClassVar[bool] = False
-    #: Programs that may share a sample where each has a large part of the buffer.
+    #: Programs that may share a sample where each has a large part of the buffer (of up to 16,384 columns).
     most_programs: ClassVar[int | None] = None
     #: The pixels of a tile are all in one row, so that a lane walks down one column; and a program has many rows.
     walks_columns: ClassVar[bool] = False
