@@ -21,10 +21,7 @@ from ..kernels.coordinates import centre_of, finite, floor
 from ..kernels.language import constexpr, jit, tl
 from ..torch_sampler import is_bounded, is_plain
 from .base import Transform, normalised, target_axis
-from .homogeneous import products_are_exact
-
-#: Numbers of a matrix of hats up to which it is kept from call to call, 16 MiB of float32.
-LARGEST_BASIS = 2**22
+from .homogeneous import LARGEST_BASIS, products_are_exact
 
 # --- device -----------------------------------------------------------------------------------------------
 

@@ -21,8 +21,8 @@ from ..kernels.language import constexpr, jit, tl
 from ..torch_sampler import is_bounded, is_plain
 from .affine import affine_adjoint, affine_start, store_affine
 from .base import target_axis
-from .expansion import BASIS_AT_ONCE, Expansion, add_lanes, exact_dtype, exact_product
-from .homogeneous import products_are_exact
+from .expansion import Expansion, add_lanes, exact_dtype, exact_product
+from .homogeneous import LARGEST_BASIS, products_are_exact
 
 # --- device -----------------------------------------------------------------------------------------------
 
@@ -208,7 +208,7 @@ class ThinPlateSpline(_Spline):
 
     def bounded_grid(self, coefficients, size, align_corners=False):
         """One product with a basis that is kept, where that is small."""
-        if (self.count + 3) * size[0] * size[1] > BASIS_AT_ONCE or not products_are_exact(coefficients.device):
+        if (self.count + 3) * size[0] * size[1] > LARGEST_BASIS or not products_are_exact(coefficients.device):
             return super().bounded_grid(coefficients, size, align_corners)
         if not is_bounded(coefficients):
             return None
@@ -291,7 +291,7 @@ class FreeThinPlateSpline(_Spline):
         return (pivots.amin(-1) <= nothing) | ~matrix.isfinite().flatten(-2).all(-1)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def _kept_basis(
     spline: ThinPlateSpline, size: tuple[int, int], align_corners: bool, dtype: torch.dtype
 ) -> tuple[np.ndarray, float]:
