@@ -146,7 +146,7 @@ MUTANTS = {
         "kernels/warp.py", "part = sample.to(tl.int64) * channel_blocks + channel_block", "part = sample.to(tl.int64)",
     ),
     "products of the last channel only": (
-        "kernels/samplers.py", "value.to(ACC), products[k]),)", "value.to(ACC), products[k] * 0),)",
+        "kernels/samplers.py", "loaded[k].to(ACC), sums[k]),)", "loaded[k].to(ACC), sums[k] * 0),)",
     ),
     "attention's scale learns from one axis": (
         "transforms/attention.py", "tl.store(block, tl.sum(sum_u * x) * ratio_x + tl.sum(sum_vy) * ratio_y)", "tl.store(block, tl.sum(sum_u * x) * ratio_x)",
@@ -272,10 +272,10 @@ MUTANTS = {
         "plan.py", '"bicubic": (samplers.bicubic, 1)', '"bicubic": (samplers.bicubic, 0)',
     ),
     "the fill where the image is": (
-        "kernels/warp.py", "tl.fma(1 - cover, tl.load(colour)", "tl.fma(cover, tl.load(colour)",
+        "kernels/warp.py", "tl.fma(1 - cover, colour, value)", "tl.fma(cover, colour, value)",
     ),
     "a fill that does not pull at theta": (
-        "kernels/warp.py", "d_cover = tl.fma(-d_value, tl.load(fill + (channel + c)", "d_cover = tl.fma(0 * d_value, tl.load(fill + (channel + c)",
+        "kernels/warp.py", "return tl.fma(-d_value,", "return tl.fma(0 * d_value,",
     ),
     "coverage moves in the other axis": (
         "kernels/warp.py", "tl.fma(d_cover, slope_x * cover_y, d_u)", "tl.fma(d_cover, cover_x * slope_y, d_u)",
@@ -287,7 +287,7 @@ MUTANTS = {
         "ops.py", "d_fill.sum(1)", "d_fill[:, 0]",
     ),
     "CPU path, a fill that leaks into the image": (
-        "eager.py", "torch.where(whole, out, torch.addcmul(out, colour, 1 - mask))", "torch.addcmul(out, colour, 1 - mask)",
+        "eager.py", "torch.where(known | whole, 0, colour)", "torch.where(known, 0, colour)",
     ),
     "CPU path lets NaN through": (
         "transforms/affine.py", "return bounded_forms_over_grid(theta, size, align_corners) if is_bounded(theta) else None", "return bounded_forms_over_grid(theta, size, align_corners)",
