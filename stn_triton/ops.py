@@ -30,10 +30,14 @@ def _is_plain(image: Tensor, theta: Tensor, fill: Tensor | None) -> bool:
     refuses). An autograd function costs 6 us a call.
     """
     return (
-        not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (image, theta, fill)))
+        not (torch.is_grad_enabled() and (image.requires_grad or theta.requires_grad or _requires_grad(fill)))
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
     )
+
+
+def _requires_grad(fill: Tensor | None) -> bool:
+    return fill is not None and fill.requires_grad
 
 
 class _Warp(Function):
