@@ -6,6 +6,8 @@ a thread whole samples, so that it would leave one image to one thread.
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
@@ -15,6 +17,8 @@ MODES = {"bilinear": 0, "nearest": 1, "bicubic": 2}
 PADDING_MODES = {"zeros": 0, "border": 1, "reflection": 2}
 #: Target pixels from which torch's sampler gives a thread as little as one sample (its grain, in torch 2.13).
 ONE_SAMPLE_PER_THREAD = 8192
+#: Gradients of a single image that are made at once, to be added up.
+MOST_GRADIENTS = 4
 
 
 def bound(dtype: torch.dtype) -> float:
@@ -46,28 +50,38 @@ def sample(image: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corn
 def sample_bounded(image: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool) -> Tensor:
     """`sample` of a grid within its `bound`."""
     options = MODES[mode], PADDING_MODES[padding_mode], align_corners
-    groups = _channel_groups(image, grid)
-    if groups == 1:
+    shares, by_rows = _shares(image, grid)
+    if shares == 1:
         return torch.grid_sampler(image, grid, *options)
-    image = image.view(groups, -1, *image.shape[2:])
-    out = torch.grid_sampler(image, grid.expand(groups, -1, -1, -1), *options)
+    (_, channels, *in_size), (_, h, w, _) = image.shape, grid.shape
+    if by_rows:
+        image, grid = image.expand(shares, -1, -1, -1), grid.view(shares, h // shares, w, 2)
+    else:
+        image, grid = image.view(shares, channels // shares, *in_size), grid.expand(shares, -1, -1, -1)
+    out = torch.grid_sampler(image, grid, *options)
+    if by_rows:
+        out = out.transpose(0, 1).contiguous()
     # Not a view to autograd, which would forbid some in-place operations on it.
-    return torch.ops.aten._unsafe_view(out, (1, -1, *out.shape[2:]))
+    return torch.ops.aten._unsafe_view(out, (1, channels, h, w))
 
 
 def is_bounded(values: Tensor) -> bool:
-    """Whether all values are known to lie within their `bound`.
+    """Whether all values are known to lie within their `bound`."""
+    return largest_magnitude(values) < bound(values.dtype)
 
-    The answer is no where asking would synchronise (off the CPU) or make one graph of what depends on the values
-    (tracing, compiling, `torch.func`).
+
+def largest_magnitude(values: Tensor) -> float:
+    """Of all values; NaN if there is one.
+
+    Infinity where asking would synchronise (off the CPU) or make one graph of what depends on the values (tracing,
+    compiling, `torch.func`).
     """
     if values.device.type != "cpu" or _values_are_hidden() or isinstance(values, FakeTensor):
-        return False
+        return float("inf")
     if values.numel() == 0:
-        return True
-    low, high = torch.aminmax(values.detach())  # NaN if there is one
-    far = bound(values.dtype)
-    return float(low) > -far and float(high) < far
+        return 0.0
+    low, high = torch.aminmax(values.detach())
+    return max(-float(low), float(high))
 
 
 def is_plain(tensor: Tensor) -> bool:
@@ -75,18 +89,27 @@ def is_plain(tensor: Tensor) -> bool:
     return not isinstance(tensor, FakeTensor) and not torch._C._are_functorch_transforms_active()
 
 
-def _channel_groups(image: Tensor, grid: Tensor) -> int:
-    """Into how many samples the channels of an image are divided for torch's sampler; 1 leaves it as it is.
+def _shares(image: Tensor, grid: Tensor) -> tuple[int, bool]:
+    """Into how many samples a single image is divided for torch's sampler, and whether by rows of the output.
 
-    For a single image of some size it is the largest divisor of the channels up to the number of threads. Each group
-    makes its own coordinates and, if asked for, its own gradient of the grid. A trace would keep the number: 1.
+    Shares are equal, and at most one for each thread. Those of channels each make their own coordinates and, if asked
+    for, their own gradient of the grid; those of rows a gradient of the whole image, which pays unless the output is
+    the smaller one. A trace would keep the number: 1.
     """
-    if _values_are_hidden() or image.device.type != "cpu" or image.shape[0] != 1:
-        return 1
-    if grid.shape[1] * grid.shape[2] < ONE_SAMPLE_PER_THREAD:
-        return 1
-    channels = image.shape[1]
-    return max(n for n in range(1, torch.get_num_threads() + 1) if channels % n == 0)
+    (batch, channels, *in_size), (_, h, w, _) = image.shape, grid.shape
+    if batch != 1 or h * w < ONE_SAMPLE_PER_THREAD or image.device.type != "cpu" or _values_are_hidden():
+        return 1, False
+    threads = torch.get_num_threads()
+    of_channels = _largest_divisor(channels, threads)
+    bands = min(threads, h * w // ONE_SAMPLE_PER_THREAD)
+    if image.requires_grad and torch.is_grad_enabled():
+        bands = min(bands, MOST_GRADIENTS) if h * w >= prod(in_size) else 1
+    of_rows = _largest_divisor(h, bands)
+    return (of_rows, True) if of_rows > of_channels else (of_channels, False)
+
+
+def _largest_divisor(n: int, most: int) -> int:
+    return max(d for d in range(1, most + 1) if n % d == 0)
 
 
 def _values_are_hidden() -> bool:
