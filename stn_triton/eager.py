@@ -27,15 +27,10 @@ def warp(spec: WarpSpec, image: Tensor, theta: Tensor, fill: Tensor | None) -> t
         return nothing.expand(shape), nothing.expand(batch, *many, 1, *spec.size) if spec.mask else None
     # Calls that would do nothing are left out: on small images they are what the time goes into.
     wide = image.float() if image.element_size() < 4 else image
-    if theta.dtype != wide.dtype:
-        theta = theta.to(wide.dtype)
+    grid, bounded = spec.transform.make_grid(
+        theta.flatten(0, 1) if many else theta, spec.size, spec.align_corners, wide.dtype
+    )
     if many:  # outputs of an image below each other are one
-        theta = theta.flatten(0, 1)
-    grid = spec.transform.bounded_grid(theta, spec.size, spec.align_corners)
-    bounded = grid is not None
-    if grid is None:
-        grid = spec.transform.grid_of(theta, spec.size, spec.align_corners)
-    if many:
         grid = grid.unflatten(0, (-1, *many)).flatten(1, 2)
     if grid.shape[0] != batch:
         grid = grid.expand(batch, -1, -1, -1)

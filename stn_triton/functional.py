@@ -339,7 +339,7 @@ def transform_sample(
     mask = check_bool("return_mask", return_mask)
     colour = _colour(fill, padding_mode, image)
     spec = WarpSpec(transform, mode, padding_mode, align_corners, hw, transforms, mask)
-    warped = warp(spec, image, transform.coefficients(theta), colour)
+    warped = warp(spec, image, theta, colour)
     return warped if mask else warped[0]
 
 

@@ -20,6 +20,7 @@ def warp(spec: WarpSpec, image: Tensor, theta: Tensor, fill: Tensor | None = Non
     """
     if not launch.takes(image.device):
         return eager.warp(spec, image, theta, fill)
+    theta = spec.transform.coefficients(theta)
     if _is_plain(image, theta, fill):
         return launch.forward(spec, image, theta, fill, image.dtype)
     return _Warp.apply(spec, image, theta, fill)

@@ -94,13 +94,8 @@ class Transform(ABC):
         """
         size, align_corners = check_size(size), check_bool("align_corners", align_corners)
         transforms = self.check_theta(theta, size)
-        coefficients = self.coefficients(theta)
-        coefficients = coefficients.to(torch.promote_types(coefficients.dtype, torch.float32))
-        if transforms is not None:
-            coefficients = coefficients.flatten(0, 1)
-        grid = self.bounded_grid(coefficients, size, align_corners) if 0 not in size else None
-        if grid is None:
-            grid = self.grid_of(coefficients, size, align_corners)
+        dtype = torch.promote_types(theta.dtype, torch.float32)
+        grid, _ = self.make_grid(theta if transforms is None else theta.flatten(0, 1), size, align_corners, dtype)
         grid = grid.to(theta.dtype)
         return grid if transforms is None else grid.unflatten(0, theta.shape[:2])
 
@@ -139,6 +134,18 @@ class Transform(ABC):
         theta is (N, ...) or (N, M, ...), of any floating dtype; so is the result, which may have another shape behind.
         """
         return theta
+
+    def make_grid(
+        self, theta: Tensor, size: tuple[int, int], align_corners: bool, dtype: torch.dtype
+    ) -> tuple[Tensor, bool]:
+        """`grid` (N, h, w, 2) of one dtype, float32 at least, from theta (N, ...); and whether it is known to be
+        `torch_sampler.is_bounded`.
+        """
+        coefficients = self.coefficients(theta).to(dtype)
+        grid = self.bounded_grid(coefficients, size, align_corners) if 0 not in size else None
+        if grid is not None:
+            return grid, True
+        return self.grid_of(coefficients, size, align_corners), False
 
     @abstractmethod
     def grid_of(self, coefficients: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:

@@ -12,8 +12,6 @@ from .base import normalised, target_axis
 
 #: h + w up to which an output's bases are kept, at most a megabyte of them; sums serve beyond.
 LONGEST_BASES = 4096
-#: Numbers of a whole basis, (K, h w), up to which splines and meshes keep it from call to call: 16 MiB of float32.
-LARGEST_BASIS = 2**22
 
 
 def forms_at(rows: Tensor, x: Tensor, y: Tensor) -> Tensor:

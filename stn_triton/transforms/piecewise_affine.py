@@ -9,9 +9,7 @@ left. The kernels read displacements (gh, gw, 2), so that the identity is exact.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,9 +17,9 @@ from torch import Tensor
 from ..checks import check_size
 from ..kernels.coordinates import centre_of, finite, floor
 from ..kernels.language import constexpr, jit, tl
-from ..torch_sampler import is_bounded, is_plain
+from ..torch_sampler import is_plain
 from .base import Transform, normalised, target_axis
-from .homogeneous import LARGEST_BASIS, products_are_exact
+from .kept_basis import kept_grid
 
 # --- device -----------------------------------------------------------------------------------------------
 
@@ -218,18 +216,15 @@ class PiecewiseAffine(Transform):
         return displacement.contiguous().unflatten(-2, self.mesh)
 
     def bounded_grid(self, coefficients, size, align_corners=False):
-        """One product with a matrix of hats that is kept, where that is small."""
-        if not is_bounded(coefficients):
-            return None
-        gh, gw = self.mesh
-        if gh * gw * size[0] * size[1] > LARGEST_BASIS or not products_are_exact(coefficients.device):
-            return self.grid_of(coefficients, size, align_corners)
-        basis = torch.from_numpy(_kept_basis(self.mesh, size, align_corners, coefficients.dtype))
-        identity = torch.eye(2, dtype=coefficients.dtype, device=coefficients.device).expand(
-            coefficients.shape[0], 2, 2
-        )
-        weights = torch.cat([coefficients.flatten(1, 2), identity], 1).transpose(1, 2).reshape(-1, gh * gw + 2)
-        return torch.mm(weights, basis).view(-1, 2, *size).movedim(1, -1)
+        grid = kept_grid(self, coefficients.flatten(1, 2), size, align_corners)
+        return super().bounded_grid(coefficients, size, align_corners) if grid is None else grid
+
+    def functions_at(self, xy):
+        """The hats."""
+        hats = torch.zeros(self.mesh[0] * self.mesh[1], len(xy), dtype=xy.dtype, device=xy.device)
+        for vertex, weight in _corners(self.mesh, *xy.unbind(-1)):
+            hats[vertex, torch.arange(len(xy), device=xy.device)] = weight
+        return hats
 
     def grid_of(self, coefficients, size, align_corners=False):
         y, x = (target_axis(n, align_corners, coefficients) for n in size)
@@ -295,17 +290,3 @@ def _blended(vectors: Tensor, x: Tensor, y: Tensor) -> Tensor:
     mesh = vectors.shape[1], vectors.shape[2]
     first, second, third = (at(vertex) * weight for vertex, weight in _corners(mesh, x, y))
     return (first + second + third).movedim(1, -1)
-
-
-@lru_cache(maxsize=4)
-def _kept_basis(mesh: tuple[int, int], size: tuple[int, int], align_corners: bool, dtype: torch.dtype) -> np.ndarray:
-    """(gh * gw + 2, h w): the hats of all vertices, x and y at every target pixel.
-
-    Kept as a numpy array, since a tensor made under inference mode could not be used outside it.
-    """
-    y, x = (target_axis(n, align_corners, torch.empty(0, dtype=torch.float64, device="cpu")) for n in size)
-    xy = torch.stack(torch.meshgrid(x, y, indexing="xy")).flatten(1)
-    hats = torch.zeros(mesh[0] * mesh[1], xy.shape[1], dtype=xy.dtype, device=xy.device)
-    for vertex, weight in _corners(mesh, *xy):
-        hats[vertex, torch.arange(len(vertex), device=xy.device)] = weight
-    return torch.cat([hats, xy]).to(dtype).numpy()

@@ -7,7 +7,6 @@ in float64. The kernels read (K + 3, 4) of each sample: (c_k, p_k) row by row, t
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,10 @@ from torch import Tensor
 from ..checks import check_tensor
 from ..kernels.coordinates import finite
 from ..kernels.language import constexpr, jit, tl
-from ..torch_sampler import is_bounded, is_plain
+from ..torch_sampler import is_plain
 from .affine import affine_adjoint, affine_start, store_affine
-from .base import target_axis
 from .expansion import Expansion, add_lanes, exact_dtype, exact_product
-from .homogeneous import LARGEST_BASIS, products_are_exact
+from .kept_basis import kept_grid
 
 # --- device -----------------------------------------------------------------------------------------------
 
@@ -199,24 +197,25 @@ class ThinPlateSpline(_Spline):
         return torch.tensor(self.control_points, dtype=dtype or torch.get_default_dtype(), device=device)
 
     def coefficients(self, theta):
-        wide, exact = torch.promote_types(theta.dtype, torch.float32), exact_dtype(theta.device)
+        displacement, exact = self._displacement(theta), exact_dtype(theta.device)
         inverse, points = self._constants(exact, theta.device)
-        # Of the points as theta's dtype holds them, so that the identity's are exactly 0.
-        displacement = theta.to(wide) - points.to(theta.dtype)
-        weights = (inverse @ displacement.to(exact)).to(wide)
-        return torch.cat([weights, F.pad(points.to(wide), (0, 0, 0, 3)).expand(weights.shape)], -1)
+        weights = (inverse @ displacement.to(exact)).to(displacement.dtype)
+        return torch.cat([weights, F.pad(points.to(weights.dtype), (0, 0, 0, 3)).expand(weights.shape)], -1)
 
-    def bounded_grid(self, coefficients, size, align_corners=False):
-        """One product with a basis that is kept, where that is small."""
-        if (self.count + 3) * size[0] * size[1] > LARGEST_BASIS or not products_are_exact(coefficients.device):
-            return super().bounded_grid(coefficients, size, align_corners)
-        if not is_bounded(coefficients):
-            return None
-        basis, largest = _kept_basis(self, size, align_corners, coefficients.dtype)
-        if not is_bounded(coefficients * largest):
-            return None
-        planes = torch.mm(_of_points(coefficients).reshape(-1, self.count + 3), torch.from_numpy(basis))
-        return planes.view(-1, 2, *size).movedim(1, -1)
+    def make_grid(self, theta, size, align_corners, dtype):
+        displacement = self._displacement(theta)
+        grid = kept_grid(self, displacement.to(dtype), size, align_corners) if 0 not in size else None
+        return super().make_grid(theta, size, align_corners, dtype) if grid is None else (grid, True)
+
+    def functions_at(self, xy):
+        """The cardinal functions: each the spline of a displacement of 1 at its point and 0 at the others."""
+        inverse, points = self._constants(torch.float64, xy.device)
+        return inverse.T @ _basis(xy, points)
+
+    def _displacement(self, theta: Tensor) -> Tensor:
+        """(..., K, 2), in float32 at least: from the points as theta's dtype holds them; of the identity 0."""
+        _, points = self._constants(exact_dtype(theta.device), theta.device)
+        return theta.to(torch.promote_types(theta.dtype, torch.float32)) - points.to(theta.dtype)
 
     def _constants(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
         """(K + 3, K): from displacements of the control points to coefficients; and those points."""
@@ -289,21 +288,6 @@ class FreeThinPlateSpline(_Spline):
         pivots = factors.diagonal(dim1=-2, dim2=-1).abs()
         nothing = torch.finfo(torch.promote_types(theta.dtype, torch.float32)).eps * pivots.amax(-1)
         return (pivots.amin(-1) <= nothing) | ~matrix.isfinite().flatten(-2).all(-1)
-
-
-@lru_cache(maxsize=4)
-def _kept_basis(
-    spline: ThinPlateSpline, size: tuple[int, int], align_corners: bool, dtype: torch.dtype
-) -> tuple[np.ndarray, float]:
-    """(K + 3, h w): phi_k, x, y and 1 at every target pixel; the sum of their largest values.
-
-    Kept as a numpy array, since a tensor made under inference mode could not be used outside it.
-    """
-    like = torch.empty(0, dtype=torch.float64, device="cpu")
-    y, x = (target_axis(n, align_corners, like) for n in size)
-    xy = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).view(-1, 2)
-    basis = _basis(xy, torch.tensor(spline.control_points, dtype=torch.float64, device="cpu"))
-    return basis.to(dtype).numpy(), float(basis.abs().amax(-1).sum())
 
 
 def _basis(xy: Tensor, points: Tensor) -> Tensor:
