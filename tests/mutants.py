@@ -293,7 +293,16 @@ MUTANTS = {
         "transforms/affine.py", "return bounded_forms_over_grid(theta, size, align_corners) if is_bounded(theta) else None", "return bounded_forms_over_grid(theta, size, align_corners)",
     ),
     "CPU path, channel groups that overlap": (
-        "torch_sampler.py", "image = image.view(groups, -1, *image.shape[2:])", "image = image[:, : image.shape[1] // groups].expand(groups, -1, -1, -1)",
+        "torch_sampler.py", "image, grid = image.view(shares, channels // shares, *in_size)", "image, grid = image[:, : channels // shares].expand(shares, -1, -1, -1)",
+    ),
+    "CPU path, bands in another order": (
+        "torch_sampler.py", "out = out.transpose(0, 1).contiguous()", "out = out.contiguous()",
+    ),
+    "CPU path, displacements from nowhere": (
+        "transforms/kept_basis.py", "torch.cat([functions, xy.T])", "torch.cat([functions, 0 * xy.T])",
+    ),
+    "CPU path, displacements from points that theta's dtype does not hold": (
+        "transforms/thin_plate_spline.py", "- points.to(theta.dtype)", "- points.to(torch.promote_types(theta.dtype, torch.float32))",
     ),
     "CPU path, a basis row off": (
         "transforms/homogeneous.py", "by_row[r, 2, :, r, 1] = 1", "by_row[r, 2, 1:, r, 1] = 1",
