@@ -109,20 +109,19 @@ def backward(
     plan = plan_backward(spec, like, *layouts, _strides(fill))
     runs = d_out.numel() or (d_mask is not None and d_mask.numel())
     partials = None
-    if needs_theta:
-        partials = torch.empty(plan.shape, dtype=compute, device=like.device)
-        if spec.transform.partials_begin_as_zeros or not (reads_image and runs):
-            partials.zero_()
+    if reads_image and runs:
+        make = torch.zeros if spec.transform.partials_begin_as_zeros else torch.empty
+        partials = make(plan.shape, dtype=compute, device=like.device)
     if runs and (needs_image or reads_image):
         # The kernel neither reads nor writes what is not needed: d_out stands in for it.
         wanted = (d_out, image, theta, d_image, partials, fill, d_mask)
         *tensors, fill, d_mask = (d_out if tensor is None else tensor for tensor in wanted)
         args = *tensors, *plan.numbers, fill, d_mask, *plan.constants
         _launch(warp_backward, plan.programs, *args, options=plan.options)
-    return (
-        None if d_image is None else d_image.to(like.dtype),
-        None if partials is None else _sum_partials(spec, partials, theta, like.shape[0]),
-    )
+    d_theta = None
+    if needs_theta:
+        d_theta = torch.zeros_like(theta) if partials is None else _sum_partials(spec, partials, theta, like.shape[0])
+    return None if d_image is None else d_image.to(like.dtype), d_theta
 
 
 def _alert_not_deterministic() -> None:

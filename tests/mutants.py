@@ -20,7 +20,7 @@ TESTS = [
     "test_warp.py", "test_identity.py", "test_special_points.py", "test_launch_shapes.py", "test_layouts.py",
     "test_gradients.py", "test_several_transforms.py", "test_flow.py", "test_geometry.py", "test_tps.py",
     "test_transforms.py", "test_memory.py", "test_piecewise_affine.py", "test_fill_and_mask.py",
-    "test_expansion.py",
+    "test_basis_expansion.py",
 ]  # fmt: skip
 
 # what is broken: (file, line as it is, line as it becomes)
@@ -221,16 +221,16 @@ MUTANTS = {
         "transforms/expansion.py", "tl.store(place, tl.load(place, mask=known) + ", "tl.store(place, ",
     ),
     "a last block of coefficients left out": (
-        "transforms/expansion.py", "for first in range(0, count, BLOCK):\n            add", "for first in range(0, count - BLOCK, BLOCK):\n            add",
+        "transforms/basis_expansion.py", "for first in range(0, count, BLOCK):\n            add", "for first in range(0, count - BLOCK, BLOCK):\n            add",
     ),
     "a basis that is nowhere finite for the gradient's sums": (
-        "transforms/expansion.py", "b = tl.where(moves, value(k, x, y, BASIS), 0.0)", "b = value(k, x, y, BASIS)",
+        "transforms/basis_expansion.py", "b = tl.where(moves, value(k, x, y, BASIS), 0.0)", "b = value(k, x, y, BASIS)",
     ),
     "both rows of a basis in units of one axis": (
-        "transforms/expansion.py", "d_u, d_v = d_u * half_x, d_v * half_y", "d_u, d_v = d_u * half_x, d_v * half_x",
+        "transforms/basis_expansion.py", "d_u, d_v = d_u * half_x, d_v * half_y", "d_u, d_v = d_u * half_x, d_v * half_x",
     ),
     "CPU path, infinities of a basis met by a gradient": (
-        "transforms/expansion.py", "known = basis.isfinite()", "known = basis == basis",
+        "transforms/basis_expansion.py", "known = basis.isfinite()", "known = basis == basis",
     ),
     "a spline whose log is natural": (
         "transforms/thin_plate_spline.py", "d_x = tl.fma(sum_x, ln2,", "d_x = tl.fma(sum_x, 1.0,",

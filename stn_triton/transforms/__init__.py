@@ -3,8 +3,8 @@
 from .affine import Affine
 from .attention import Attention
 from .base import Transform
+from .basis_expansion import BasisExpansion
 from .dense import Dense
-from .expansion import BasisExpansion
 from .flow import Flow
 from .piecewise_affine import PiecewiseAffine
 from .projective import Homography, Projective
