@@ -21,18 +21,31 @@ def check_image(name: str, value: Any) -> None:
 
 def check_tensor(name: str, value: Any, dtype_error: type[Exception] = TypeError) -> None:
     """Raises TypeError unless a strided tensor, ``dtype_error`` unless of a floating-point type we compute with."""
+    check_dense(name, value)
+    check_dtype(name, value.dtype, dtype_error)
+
+
+def check_dense(name: str, value: Any) -> None:
+    """Raises TypeError unless a strided tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
     if value.layout is not torch.strided or value.is_nested:
         kind = "nested" if value.is_nested else value.layout
         raise TypeError(f"{name}: expected a dense tensor (torch.strided), got {kind}")
-    check_dtype(name, value.dtype, dtype_error)
 
 
 def check_dtype(name: str, dtype: Any, error: type[Exception] = TypeError) -> None:
     """Raises ``error`` unless a floating-point type we compute with."""
     if dtype not in DTYPES:
         raise error(f"{name}: expected dtype float16, bfloat16, float32 or float64, got {dtype}")
+
+
+def check_device(device: Any) -> torch.device:
+    """The device that is named; raises ValueError for what names none."""
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device: expected a torch.device or its name, got {device!r}") from None
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from .checks import (
     check_bool,
     check_choice,
     check_count,
+    check_device,
     check_dtype,
     check_fill,
     check_image,
@@ -415,7 +416,7 @@ def warmup(
         RuntimeError: as the gradient to the image does where only deterministic algorithms are allowed.
     """
     start = time.perf_counter()
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     transform = find_transform(transform)
     check_dtype("dtype", dtype)
     wide = theta_dtype or torch.promote_types(dtype, torch.float32)

@@ -8,9 +8,11 @@ from stn_triton import (
     ConvolutionalLocalisation,
     FullyConnectedLocalisation,
     SpatialTransformer,
+    ThinPlateSpline,
     affine_sample,
     start_at_identity,
     transform_sample,
+    warmup,
 )
 
 X, T = torch.rand(2, 3, 4, 5), torch.rand(2, 2, 3)
@@ -116,10 +118,9 @@ def test_a_layer_that_computes_its_weight_cannot_start_at_the_identity(wrap):
     [
         (lambda: Affine().grid(torch.rand(4, 6), (3, 3)), r"theta: expected shape \(N, 2, 3\) .* got \(4, 6\)"),
         (lambda: Affine().points(torch.rand(1, 2, 3), torch.rand(4, 3)), r"xy: expected .* got \(4, 3\)"),
-        (lambda: Affine().points(torch.rand(1, 2, 3), [[1, 1]]), "xy: expected a tensor .* got list"),
         (
             lambda: Affine().points(torch.rand(2, 2, 3), torch.rand(2, 3, 4, 2)),
-            r"xy: expected a tensor of shape \(P, 2\) or \(N, P, 2\), got \(2, 3, 4, 2\)",
+            r"xy: expected shape \(P, 2\) or \(N, P, 2\), got \(2, 3, 4, 2\)",
         ),
         (
             lambda: Affine().points(torch.rand(2, 5, 2, 3), torch.rand(1, 2, 3, 4, 2)),
@@ -139,6 +140,21 @@ def test_a_layer_that_computes_its_weight_cannot_start_at_the_identity(wrap):
 )
 def test_transform_objects(call, message):
     with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: Affine().points(T, [[1, 1]]), TypeError, "xy: expected a tensor, got list"),
+        (lambda: Affine().points(T, torch.rand(4, 2).to_sparse()), TypeError, "xy: expected a dense tensor"),
+        (lambda: Affine().points(T, torch.rand(4, 2, device="meta")), ValueError, "xy: expected theta's device cpu"),
+        (lambda: ThinPlateSpline(torch.rand(4, 2, device="meta")), ValueError, "control_points: .* on meta"),
+        (lambda: warmup((1, 1, 8, 8), device="gpu"), ValueError, "device: expected a torch.device .* got 'gpu'"),
+    ],
+)
+def test_tensors_and_devices_that_cannot_be_used(call, error, message):
+    with pytest.raises(error, match=message):
         call()
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..checks import check_bool, check_size, check_tensor
+from ..checks import check_bool, check_dense, check_size, check_tensor
 from ..torch_sampler import is_bounded
 
 if TYPE_CHECKING:
@@ -115,6 +115,8 @@ class Transform(ABC):
         transforms = self.check_theta(theta, self.size_of(theta))
         batch = theta.shape[: 1 if transforms is None else 2]
         check_points(xy, batch)
+        if xy.device != theta.device:
+            raise ValueError(f"xy: expected theta's device {theta.device}, got {xy.device}")
         coefficients = self.coefficients(theta)
         compute = torch.promote_types(torch.promote_types(coefficients.dtype, xy.dtype), torch.float32)
         coefficients, at = coefficients.to(compute), xy.to(compute)
@@ -215,11 +217,11 @@ class Transform(ABC):
 
 
 def check_points(xy: Any, batch: torch.Size) -> None:
-    """Raises ValueError unless a tensor of points that goes with parameters of batch axes (N,) or (N, M)."""
-    if not isinstance(xy, Tensor) or xy.shape[-1:] != (2,) or not 2 <= xy.dim() <= len(batch) + 2:
-        got = tuple(xy.shape) if isinstance(xy, Tensor) else type(xy).__name__
+    """Raises TypeError unless a dense tensor, ValueError unless points for parameters of batch axes (N,) or (N, M)."""
+    check_dense("xy", xy)
+    if xy.shape[-1:] != (2,) or not 2 <= xy.dim() <= len(batch) + 2:
         shapes = "(P, 2) or (N, P, 2)" if len(batch) == 1 else "(P, 2), (N, P, 2) or (N, M, P, 2)"
-        raise ValueError(f"xy: expected a tensor of shape {shapes}, got {got}")
+        raise ValueError(f"xy: expected shape {shapes}, got {tuple(xy.shape)}")
     for what, of_points, of_theta in zip(("batch size", "M ="), xy.shape[:-2], batch):  # noqa: B905 - as many as xy has
         if of_points != of_theta and 1 not in (of_points, of_theta):
             raise ValueError(f"xy: expected theta's {what} {of_theta} or 1, got {of_points}")

@@ -343,6 +343,8 @@ def checked_points(points: Any) -> np.ndarray:
                 "FreeThinPlateSpline give it one"
             )
         check_tensor("control_points", points)
+        if points.is_meta:
+            raise ValueError("control_points: expected numbers, got a tensor without any, on meta")
         points = points.double().numpy(force=True)
     try:
         if np.iscomplexobj(points):
