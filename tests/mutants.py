@@ -22,6 +22,22 @@ TESTS = [
     "test_transforms.py", "test_memory.py", "test_piecewise_affine.py", "test_fill_and_mask.py",
     "test_basis_expansion.py",
 ]  # fmt: skip
+# Tests of a file's own, which come first: most mutants fall to them.
+OWN_TESTS = {
+    "configs.py": "test_launch_shapes.py",
+    "eager.py": "test_fill_and_mask.py",
+    "geometry.py": "test_geometry.py",
+    "layout.py": "test_layouts.py",
+    "kernels/coordinates.py": "test_special_points.py",
+    "kernels/programs.py": "test_several_transforms.py",
+    "transforms/base.py": "test_transforms.py",
+    "transforms/basis_expansion.py": "test_basis_expansion.py",
+    "transforms/expansion.py": "test_basis_expansion.py",
+    "transforms/flow.py": "test_flow.py",
+    "transforms/piecewise_affine.py": "test_piecewise_affine.py",
+    "transforms/projective.py": "test_special_points.py",
+    "transforms/thin_plate_spline.py": "test_tps.py",
+}
 
 # what is broken: (file, line as it is, line as it becomes)
 MUTANTS = {
@@ -326,7 +342,8 @@ def survives(file: str, before: str, after: str) -> bool:
             (shutil.copytree if source.is_dir() else shutil.copy)(source, Path(folder, name))
         Path(folder, "stn_triton", file).write_text(place(file, before).replace(before, after))
         command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider"]
-        command += [str(Path(folder, "tests", name)) for name in TESTS]
+        own = [OWN_TESTS[file]] if file in OWN_TESTS else []
+        command += [str(Path(folder, "tests", name)) for name in dict.fromkeys(own + TESTS)]
         environment = {**os.environ, "PYTHONPATH": folder}
         result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         if result.returncode not in (0, 1):
