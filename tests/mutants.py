@@ -28,6 +28,7 @@ OWN_TESTS = {
     "eager.py": "test_fill_and_mask.py",
     "geometry.py": "test_geometry.py",
     "layout.py": "test_layouts.py",
+    "torch_sampler.py": "test_warp.py::test_a_single_image_is_shared_among_threads",
     "kernels/coordinates.py": "test_special_points.py",
     "kernels/programs.py": "test_several_transforms.py",
     "transforms/base.py": "test_transforms.py",
