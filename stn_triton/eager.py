@@ -74,5 +74,8 @@ def _finished(spec: WarpSpec, out: Tensor, dtype: torch.dtype, layout: torch.mem
         return out.to(dtype, memory_format=layout)
     out = out.to(dtype).unflatten(2, (spec.transforms, -1))  # (N, C, M, h, w)
     if layout is torch.contiguous_format:
-        return out.transpose(1, 2).contiguous()
-    return out.movedim(1, -1).contiguous().movedim(-1, 2)
+        out = out.transpose(1, 2).contiguous()
+    else:
+        out = out.movedim(1, -1).contiguous().movedim(-1, 2)
+    # Not a view to autograd, which would forbid some in-place operations on it.
+    return torch.ops.aten._unsafe_view(out, out.shape)

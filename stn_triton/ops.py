@@ -20,7 +20,8 @@ def warp(spec: WarpSpec, image: Tensor, theta: Tensor, fill: Tensor | None = Non
     """
     if not launch.takes(image.device):
         return eager.warp(spec, image, theta, fill)
-    theta = spec.transform.coefficients(theta)
+    compute = torch.promote_types(torch.promote_types(image.dtype, theta.dtype), torch.float32)
+    theta = spec.transform.coefficients(theta, compute)
     if _is_plain(image, theta, fill):
         return launch.forward(spec, image, theta, fill, image.dtype)
     return _Warp.apply(spec, image, theta, fill)

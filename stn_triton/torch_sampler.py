@@ -73,8 +73,8 @@ def is_bounded(values: Tensor) -> bool:
 def largest_magnitude(values: Tensor) -> float:
     """Of all values; NaN if there is one.
 
-    Infinity where asking would synchronise (off the CPU) or make one graph of what depends on the values (tracing,
-    compiling, `torch.func`).
+    Infinity where asking would synchronise (off the CPU) or make one graph of what depends on the values
+    (`torch.compile`, `torch.jit.trace`, `torch.func`).
     """
     if values.device.type != "cpu" or _values_are_hidden() or isinstance(values, FakeTensor):
         return float("inf")
@@ -85,8 +85,8 @@ def largest_magnitude(values: Tensor) -> float:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor made here may be kept: not a fake one, nor one of a transform of `torch.func`."""
-    return not isinstance(tensor, FakeTensor) and not torch._C._are_functorch_transforms_active()
+    """Whether a tensor made here may be kept: not a fake one, nor one of a trace or a transform of `torch.func`."""
+    return not isinstance(tensor, FakeTensor) and not _values_are_hidden()
 
 
 def _shares(image: Tensor, grid: Tensor) -> tuple[int, bool]:
@@ -97,7 +97,7 @@ def _shares(image: Tensor, grid: Tensor) -> tuple[int, bool]:
     the smaller one. A trace would keep the number: 1.
     """
     (batch, channels, *in_size), (_, h, w, _) = image.shape, grid.shape
-    if batch != 1 or h * w < ONE_SAMPLE_PER_THREAD or image.device.type != "cpu" or _values_are_hidden():
+    if _values_are_hidden() or batch != 1 or image.device.type != "cpu" or h * w < ONE_SAMPLE_PER_THREAD:
         return 1, False
     threads = torch.get_num_threads()
     of_channels = _largest_divisor(channels, threads)

@@ -23,9 +23,9 @@ class Transform(ABC):
     keep yours, or have `settings` say which are equal, because launches are planned once for each.
 
     A transform's file defines two sides. In torch: `parameter_shape`, `identity`, `grid_of` and `points_of`, and where
-    they are needed `coefficients`, `bounded_grid` and `size_of`. They take parameters of one batch axis and float32 at
-    least: users call `grid` and `points`, which check, see to M transforms and half types, and are the same for all.
-    For the kernels: `partials_shape`, `sum_partials`, and device functions.
+    they are needed `coefficients`, `bounded_grid` or `make_grid`, and `size_of`. They take parameters of one batch axis
+    and float32 at least: users call `grid` and `points`, which check, see to M transforms and half types, and are the
+    same for all. For the kernels: `partials_shape`, `sum_partials`, and device functions.
 
     The device functions, called per program and per tile of pixels (see `stn_triton.kernels.warp`):
 
@@ -96,8 +96,9 @@ class Transform(ABC):
         transforms = self.check_theta(theta, size)
         dtype = torch.promote_types(theta.dtype, torch.float32)
         grid, _ = self.make_grid(theta if transforms is None else theta.flatten(0, 1), size, align_corners, dtype)
-        grid = grid.to(theta.dtype)
-        return grid if transforms is None else grid.unflatten(0, theta.shape[:2])
+        grid = grid.to(theta.dtype).contiguous()
+        # Not a view to autograd, which would forbid some in-place operations on it.
+        return torch.ops.aten._unsafe_view(grid, (*theta.shape[: 1 if transforms is None else 2], *size, 2))
 
     def points(self, theta: Tensor, xy: Tensor, align_corners: bool = False) -> Tensor:
         """Where points of the output lie in the image: boxes, key points, outlines.
@@ -117,9 +118,8 @@ class Transform(ABC):
         check_points(xy, batch)
         if xy.device != theta.device:
             raise ValueError(f"xy: expected theta's device {theta.device}, got {xy.device}")
-        coefficients = self.coefficients(theta)
-        compute = torch.promote_types(torch.promote_types(coefficients.dtype, xy.dtype), torch.float32)
-        coefficients, at = coefficients.to(compute), xy.to(compute)
+        compute = torch.promote_types(torch.promote_types(theta.dtype, xy.dtype), torch.float32)
+        coefficients, at = self.coefficients(theta, compute).to(compute), xy.to(compute)
         axes = len(batch)
         if at.dim() > 2:
             at = at if at.dim() == axes + 2 else at[:, None]  # (N, P, 2) for all M
@@ -130,20 +130,21 @@ class Transform(ABC):
         points = points.to(xy.dtype) if xy.is_floating_point() else points
         return points if transforms is None else points.unflatten(0, batch)
 
-    def coefficients(self, theta: Tensor) -> Tensor:
+    def coefficients(self, theta: Tensor, dtype: torch.dtype) -> Tensor:
         """What the kernels and the forms below take in theta's place: theta itself, or numbers computed from it.
 
         theta is (N, ...) or (N, M, ...), of any floating dtype; so is the result, which may have another shape behind.
+        Numbers that are computed are of ``dtype``, float32 at least.
         """
         return theta
 
     def make_grid(
         self, theta: Tensor, size: tuple[int, int], align_corners: bool, dtype: torch.dtype
     ) -> tuple[Tensor, bool]:
-        """`grid` (N, h, w, 2) of one dtype, float32 at least, from theta (N, ...); and whether it is known to be
+        """`grid` (N, h, w, 2) of ``dtype``, float32 at least, from theta (N, ...); and whether it is known to be
         `torch_sampler.is_bounded`.
         """
-        coefficients = self.coefficients(theta).to(dtype)
+        coefficients = self.coefficients(theta, dtype).to(dtype)
         grid = self.bounded_grid(coefficients, size, align_corners) if 0 not in size else None
         if grid is not None:
             return grid, True
@@ -235,3 +236,9 @@ def normalised(k: Any, n: int, align_corners: bool) -> Any:
 def target_axis(n: int, align_corners: bool, like: Tensor) -> Tensor:
     """Normalised positions of n target pixels, (n,), of the dtype and device of ``like``."""
     return normalised(torch.arange(n, dtype=like.dtype, device=like.device), n, align_corners)
+
+
+def target_points(size: tuple[int, int], align_corners: bool, like: Tensor) -> Tensor:
+    """Normalised target points (x, y), (h, w, 2), of the dtype and device of ``like``."""
+    y, x = (target_axis(n, align_corners, like) for n in size)
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)

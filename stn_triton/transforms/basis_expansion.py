@@ -16,7 +16,8 @@ from ..kernels.language import closure, constexpr, interprets, jit, tl
 from ..torch_sampler import is_bounded
 from .base import target_axis
 from .dense import dense_start, dense_store
-from .expansion import Expansion, add_lanes, exact_product
+from .expansion import Expansion, add_lanes
+from .products import exact_product
 
 #: K up to which the kernels' loop over the basis is written out, so that choices by k cost nothing: about two thirds of
 #: the instructions for six polynomials (sm_90). Not above, for the registers: 16 functions took 164 instead of 44.
@@ -26,7 +27,7 @@ WRITTEN_OUT = 8
 
 
 @jit
-def expansion_load(theta, strides, sizes, axes, ACC: constexpr, INDEX: constexpr):
+def basis_load(theta, strides, sizes, axes, ACC: constexpr, INDEX: constexpr):
     """Where the coefficients lie, which are read in turn at every pixel, and how many."""
     return theta, strides[0].to(INDEX), strides[1].to(INDEX), sizes[1]
 
@@ -47,7 +48,7 @@ def add_term(u, v, k, state, x, y, BASIS: constexpr):
 
 
 @jit
-def expand(state, live, x, y, axes, BASIS: constexpr, COUNT: constexpr):
+def expansion_at(state, live, x, y, axes, BASIS: constexpr, COUNT: constexpr):
     """The expansion in pixels; where it is not finite it reads nothing. COUNT: K if it is to be written out, or 0."""
     axis_x, axis_y = axes
     half_x, centre_x, _, pitch_x, _, _ = axis_x
@@ -101,7 +102,7 @@ def functions_of(basis: Any, count: int) -> tuple[Any, Any]:
 
     @closure
     def expansion_source(state, row, column, live, x, y, axes):
-        return expand(state, live, x, y, axes, basis, written_out)
+        return expansion_at(state, live, x, y, axes, basis, written_out)
 
     @closure
     def expansion_adjoint(partial, state, d_theta, part, row, column, live, x, y, sizes, d_u, d_v, axes):
@@ -152,7 +153,7 @@ class BasisExpansion(Expansion):
 
     name = "basis_expansion"
     layout = "(N, 2, K)"
-    load = expansion_load
+    load = basis_load
     start, store = dense_start, dense_store
 
     def __init__(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..kernels.language import constexpr, jit, tl
 from ..torch_sampler import sample
-from .base import Transform, target_axis
+from .base import Transform, target_points
 
 # --- device -----------------------------------------------------------------------------------------------
 
@@ -73,11 +73,14 @@ class Dense(Transform):
 
     def identity(self, size, *, align_corners=False, dtype=None, device=None):
         like = torch.empty(0, dtype=dtype, device=device)
-        y, x = (target_axis(n, align_corners, like) for n in size)
-        return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+        return target_points(size, align_corners, like)
 
     def size_of(self, theta):
         return (1, 1, 1, *theta.shape)[-3:-1]
+
+    def grid(self, theta, size, align_corners=False):
+        """As in the base class: a copy of theta."""
+        return super().grid(theta, size, align_corners).clone()
 
     def grid_of(self, theta, size, align_corners=False):
         return theta

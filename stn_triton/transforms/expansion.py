@@ -14,8 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..kernels.language import jit, tl
 from ..torch_sampler import is_bounded
-from .base import Transform, target_axis
-from .homogeneous import products_are_exact
+from .base import Transform, target_points
 
 #: Numbers of a basis that torch evaluates at once, 8 MiB of float32.
 BASIS_AT_ONCE = 2**21
@@ -54,8 +53,7 @@ class Expansion(Transform):
         return grid if is_bounded(grid) else None
 
     def grid_of(self, coefficients, size, align_corners=False):
-        y, x = (target_axis(n, align_corners, coefficients) for n in size)
-        xy = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).view(-1, 2)
+        xy = target_points(size, align_corners, coefficients).view(-1, 2)
         return self._planes(coefficients, xy).unflatten(-1, size).movedim(1, -1)
 
     def points_of(self, coefficients, xy, align_corners=False):
@@ -72,14 +70,3 @@ class Expansion(Transform):
         else:
             parts = [self.expand(coefficients, some) for some in xy.split(step, -2)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-
-
-def exact_product(coefficients: Tensor, basis: Tensor) -> Tensor:
-    """coefficients (N, 2, K) times a basis (K, P) or (N, K, P), in full precision whatever is set."""
-    exact = basis.dtype if products_are_exact(basis.device) else exact_dtype(basis.device)
-    return torch.matmul(coefficients.to(exact), basis.to(exact)).to(basis.dtype)
-
-
-def exact_dtype(device: torch.device) -> torch.dtype:
-    """float64 but where there is none; besides, no setting reduces the precision of its products."""
-    return torch.float32 if device.type == "mps" else torch.float64

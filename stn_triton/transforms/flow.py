@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..checks import check_bool, check_size
 from ..kernels.language import constexpr, jit, tl
-from .base import target_axis
+from .base import target_points
 from .dense import Dense, interpolated
 
 # --- device: the identity in pixels, exact at equal sizes, and the stored displacement times its unit ------------
@@ -134,8 +134,7 @@ class Flow(Dense):
 
     def grid_of(self, theta, size, align_corners=False):
         displacement = self._displacement(theta, align_corners)
-        y, x = (target_axis(n, align_corners, displacement) for n in size)
-        return displacement + torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+        return displacement + target_points(size, align_corners, displacement)
 
     def points_of(self, theta, xy, align_corners=False):
         """Displacements between the stored ones are interpolated; beyond the outermost they stay."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .base import normalised, target_axis
+from .products import products_are_exact
 
 #: h + w up to which an output's bases are kept, at most a megabyte of them; sums serve beyond.
 LONGEST_BASES = 4096
@@ -39,17 +40,6 @@ def bounded_forms_over_grid(rows: Tensor, size: tuple[int, int], align_corners: 
     of_rows = torch.mm(rows.reshape(batch, 3 * count), torch.from_numpy(by_row))  # (a, b y + c) of each row and form
     of_pixels = torch.mm(of_rows.view(batch * h, 2 * count), torch.from_numpy(by_column))
     return of_pixels.view(batch, h, w, count)
-
-
-def products_are_exact(device: torch.device) -> bool:
-    """Whether matrix products are not computed in reduced precision (TF32, bfloat16, autocast).
-
-    Unknown off the CPU and while compiling.
-    """
-    if device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
-        return False
-    precision = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
-    return precision in ("none", "ieee")
 
 
 @lru_cache(maxsize=64)

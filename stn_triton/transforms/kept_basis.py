@@ -1,64 +1,100 @@
-"""Grids by displacements of K points, (x, y) + sum over k of f_k(x, y) d_k, with functions f that are kept.
-
-One product of matrices: the fastest form on a CPU, both ways, where the functions' values at all pixels are few.
-"""
+"""Transforms by displacements of K points; fastest on a CPU as one product with functions that are kept."""
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Protocol
+from abc import abstractmethod
+from collections import OrderedDict
+from threading import Lock
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..torch_sampler import bound, largest_magnitude
-from .base import target_axis
-from .homogeneous import products_are_exact
+from .base import Transform, target_points
+from .products import products_are_exact
 
-#: Numbers of the functions, (K, h w), up to which they are kept from call to call: 16 MiB of float32.
+#: Numbers of a transform's functions, (K, h w), up to which they are kept from call to call: 16 MiB of float32.
 LARGEST_BASIS = 2**22
+#: All that is kept, of the transforms and sizes that were used last: bytes and entries.
+MOST_BYTES, MOST_ENTRIES = 2**27, 256
+#: Numbers that are computed at once, in float64: half a megabyte, for a core's own cache.
+AT_ONCE = 2**16
 
 
-class PointTransform(Protocol):
-    """A transform that is linear in the displacements of K points. Equal ones have the same functions."""
+class PointTransform(Transform):
+    """(u, v) = (x, y) + sum over k of f_k(x, y) d_k, with displacements d of K points. Equal ones have equal f."""
 
+    #: K up to which a product with all of the functions is the fastest form.
+    most_points: ClassVar[float] = float("inf")
+
+    @abstractmethod
+    def displacement(self, theta: Tensor, dtype: torch.dtype) -> Tensor:
+        """(..., K, 2) of ``dtype`` from theta (..., K, 2): from the points as theta's dtype holds them, so that the
+        identity's are exactly 0.
+        """
+
+    @abstractmethod
     def functions_at(self, xy: Tensor) -> Tensor:
-        """(K, P) of float64: each point's function at points xy (P, 2) of float64, on the CPU."""
+        """(K, P): f at points xy (P, 2), in float64 on the CPU."""
 
-    def __hash__(self) -> int: ...
+    def make_grid(self, theta, size, align_corners, dtype):
+        if theta.shape[1] <= self.most_points and 0 not in size:
+            grid = self._kept_grid(self.displacement(theta, dtype), size, align_corners)
+            if grid is not None:
+                return grid, True
+        return super().make_grid(theta, size, align_corners, dtype)
+
+    def _kept_grid(self, displacement: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor | None:
+        """None unless functions are few enough to be kept, products exact, and the grid known to be bounded."""
+        (batch, count, _), dtype = displacement.shape, displacement.dtype
+        if count * size[0] * size[1] > LARGEST_BASIS or not products_are_exact(displacement.device):
+            return None
+        far, farthest = bound(dtype) / 2, largest_magnitude(displacement)
+        if not farthest < far:
+            return None
+        functions, growth = kept_functions(self, size, align_corners, dtype)
+        if not farthest * growth < far:
+            return None
+        identity = torch.eye(2, dtype=dtype, device=displacement.device).expand(batch, 2, 2)
+        weights = torch.cat([displacement, identity], 1).transpose(1, 2)
+        planes = torch.matmul(weights.contiguous(), torch.from_numpy(functions))  # else it multiplies sample by sample
+        return planes.unflatten(-1, size).movedim(1, -1)
 
 
-def kept_grid(
-    transform: PointTransform, displacement: Tensor, size: tuple[int, int], align_corners: bool
-) -> Tensor | None:
-    """The grid (N, h, w, 2) by displacements (N, K, 2) if it is known to be `torch_sampler.is_bounded`.
-
-    None if it is not, where the functions are too many to be kept, and where matrix products are not exact.
-    """
-    if displacement.shape[1] * size[0] * size[1] > LARGEST_BASIS or not products_are_exact(displacement.device):
-        return None
-    far, farthest = bound(displacement.dtype) / 2, largest_magnitude(displacement)
-    if not farthest < far:
-        return None
-    basis, growth = _basis(transform, size, align_corners, displacement.dtype)
-    if not farthest * growth < far:
-        return None
-    identity = torch.eye(2, dtype=displacement.dtype, device=displacement.device).expand(displacement.shape[0], 2, 2)
-    weights = torch.cat([displacement, identity], 1).transpose(1, 2).contiguous()  # else it multiplies sample by sample
-    return torch.matmul(weights, torch.from_numpy(basis)).unflatten(-1, size).movedim(1, -1)
+_kept: OrderedDict[Any, tuple[np.ndarray, float]] = OrderedDict()
+_lock = Lock()
 
 
-@lru_cache(maxsize=8)
-def _basis(
+def kept_functions(
     transform: PointTransform, size: tuple[int, int], align_corners: bool, dtype: torch.dtype
 ) -> tuple[np.ndarray, float]:
     """(K + 2, h w): the functions, x and y at every target pixel; and by how much they may enlarge displacements.
 
     Kept as a numpy array, since a tensor made under inference mode could not be used outside it.
     """
-    like = torch.empty(0, dtype=torch.float64, device="cpu")
-    y, x = (target_axis(n, align_corners, like) for n in size)
-    xy = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).view(-1, 2)
-    functions = transform.functions_at(xy)
-    return torch.cat([functions, xy.T]).to(dtype).numpy(), float(functions.abs().sum(0).max())
+    key = transform, size, align_corners, dtype
+    with _lock:
+        if key not in _kept:
+            _kept[key] = _evaluate(*key)
+            while len(_kept) > MOST_ENTRIES or (len(_kept) > 1 and _bytes() > MOST_BYTES):
+                _kept.popitem(last=False)
+        _kept.move_to_end(key)
+        return _kept[key]
+
+
+def _bytes() -> int:
+    return sum(functions.nbytes for functions, _ in _kept.values())
+
+
+def _evaluate(
+    transform: PointTransform, size: tuple[int, int], align_corners: bool, dtype: torch.dtype
+) -> tuple[np.ndarray, float]:
+    xy = target_points(size, align_corners, torch.empty(0, dtype=torch.float64, device="cpu")).view(-1, 2)
+    parts, growth = [], 0.0
+    for some in xy.split(max(1, AT_ONCE // transform.parameter_shape(size)[0])):
+        values = transform.functions_at(some)
+        parts.append(torch.cat([values, some.T]).to(dtype))
+        growth = max(growth, float(values.abs().sum(0).max()))
+    return torch.cat(parts, 1).numpy(), growth

@@ -19,8 +19,9 @@ from ..kernels.coordinates import finite
 from ..kernels.language import constexpr, jit, tl
 from ..torch_sampler import is_plain
 from .affine import affine_adjoint, affine_start, store_affine
-from .expansion import Expansion, add_lanes, exact_dtype, exact_product
-from .kept_basis import kept_grid
+from .expansion import Expansion, add_lanes
+from .kept_basis import PointTransform
+from .products import exact_dtype, exact_product
 
 # --- device -----------------------------------------------------------------------------------------------
 
@@ -163,7 +164,7 @@ class _Spline(Expansion):
         return F.pad(partials.sum(1), (0, 4 - self.width))
 
 
-class ThinPlateSpline(_Spline):
+class ThinPlateSpline(PointTransform, _Spline):
     """theta (N, K, 2): where K fixed control points of the output lie in the image, (u, v).
 
     Args:
@@ -196,26 +197,20 @@ class ThinPlateSpline(_Spline):
     def identity(self, size=(1, 1), *, align_corners=False, dtype=None, device=None):
         return torch.tensor(self.control_points, dtype=dtype or torch.get_default_dtype(), device=device)
 
-    def coefficients(self, theta):
-        displacement, exact = self._displacement(theta), exact_dtype(theta.device)
-        inverse, points = self._constants(exact, theta.device)
-        weights = (inverse @ displacement.to(exact)).to(displacement.dtype)
-        return torch.cat([weights, F.pad(points.to(weights.dtype), (0, 0, 0, 3)).expand(weights.shape)], -1)
+    def displacement(self, theta, dtype):
+        _, points = self._constants(exact_dtype(theta.device), theta.device)
+        return theta.to(dtype) - points.to(theta.dtype)
 
-    def make_grid(self, theta, size, align_corners, dtype):
-        displacement = self._displacement(theta)
-        grid = kept_grid(self, displacement.to(dtype), size, align_corners) if 0 not in size else None
-        return super().make_grid(theta, size, align_corners, dtype) if grid is None else (grid, True)
+    def coefficients(self, theta, dtype):
+        exact = exact_dtype(theta.device)
+        inverse, points = self._constants(exact, theta.device)
+        weights = (inverse @ self.displacement(theta, dtype).to(exact)).to(dtype)
+        return torch.cat([weights, F.pad(points.to(dtype), (0, 0, 0, 3)).expand(weights.shape)], -1)
 
     def functions_at(self, xy):
         """The cardinal functions: each the spline of a displacement of 1 at its point and 0 at the others."""
         inverse, points = self._constants(torch.float64, xy.device)
         return inverse.T @ _basis(xy, points)
-
-    def _displacement(self, theta: Tensor) -> Tensor:
-        """(..., K, 2), in float32 at least: from the points as theta's dtype holds them; of the identity 0."""
-        _, points = self._constants(exact_dtype(theta.device), theta.device)
-        return theta.to(torch.promote_types(theta.dtype, torch.float32)) - points.to(theta.dtype)
 
     def _constants(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
         """(K + 3, K): from displacements of the control points to coefficients; and those points."""
@@ -266,10 +261,9 @@ class FreeThinPlateSpline(_Spline):
             "too: every theta with (u, v) = (x, y) is one"
         )
 
-    def coefficients(self, theta):
-        wide = theta.to(torch.promote_types(theta.dtype, torch.float32))
-        exact = exact_dtype(theta.device)
-        ok = ~self.is_singular(theta)[..., None, None]
+    def coefficients(self, theta, dtype):
+        wide, exact = theta.to(dtype), exact_dtype(theta.device)
+        ok = (~self.is_singular(theta) & theta.isfinite().flatten(-2).all(-1))[..., None, None]
         points = torch.where(ok, wide[..., 2:], 0)
         displacement = torch.where(ok, wide[..., :2] - wide[..., 2:], 0)
         one = torch.eye(self.count + 3, dtype=exact, device=theta.device)
@@ -277,7 +271,7 @@ class FreeThinPlateSpline(_Spline):
         weights, _ = torch.linalg.solve_ex(matrix, F.pad(displacement.to(exact), (0, 0, 0, 3)))
         missing = torch.zeros_like(one[:, :2])
         missing[-1] = torch.nan  # of the constant term alone: no gradient meets it
-        weights = torch.where(ok, weights, missing).to(wide.dtype)
+        weights = torch.where(ok, weights, missing).to(dtype)
         return torch.cat([weights, F.pad(points, (0, 0, 0, 3))], -1)
 
     def is_singular(self, theta: Tensor) -> Tensor:
