@@ -194,6 +194,36 @@ def test_control_points_that_determine_nothing(path):
     tps_sample(image[:1], theta[:1], control_points=points[:1], check=True)
 
 
+@pytest.mark.parametrize("unknown", [float("nan"), float("inf")])
+def test_points_that_go_nowhere(path, unknown):
+    """(u, v) of a sample that is not finite: it reads nothing, and nothing of it has a gradient."""
+    points = torch.tensor(draw_points(4), dtype=torch.float32, device=path.device).repeat(2, 1, 1).requires_grad_()
+    theta = points.detach() + 0.1
+    theta[0, 0, 0] = unknown
+    theta.requires_grad_()
+    out = tps_sample(torch.rand(2, 1, 5, 5, device=path.device), theta, control_points=points)
+    assert (out[0] == 0).all()
+    out.square().sum().backward()
+    for tensor in (points, theta):
+        assert (tensor.grad[0] == 0).all()
+        assert tensor.grad[1].isfinite().all()
+        assert tensor.grad[1].abs().sum() > 0
+
+
+def test_points_close_to_each_other(path):
+    """Their coefficients are large and cancel: in float64 for float64 images, and for points asked for in float64."""
+    control_points = np.concatenate([draw_points(15), [[0.1, 0.1], [0.1, 0.10001]]])
+    spline = ThinPlateSpline(control_points)
+    theta = (torch.tensor(control_points) + 1e-4 * torch.randn(1, 17, 2, dtype=torch.float64)).float()
+    grid = reference.tps_grid(theta.double().numpy(), (6, 7), False, control_points)
+    image = torch.rand(1, 1, 9, 8, dtype=torch.float64, device=path.device)
+    truth = reference.grid_sample(to_numpy(image), grid, "bilinear", "border", False)
+    out = transform_sample(spline, image, theta.to(path.device), (6, 7), padding_mode="border")
+    np.testing.assert_allclose(to_numpy(out), truth, rtol=0, atol=1e-5)
+    xy = torch.tensor(control_points)
+    torch.testing.assert_close(spline.points(theta, xy)[0], theta[0].double(), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("theta_dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_identity_of_any_points_is_exact(kernel_path, theta_dtype):
     """Also those that theta's dtype rounds."""

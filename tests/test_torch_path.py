@@ -1,0 +1,113 @@
+"""What the CPU path chooses by itself: how an image is shared, which functions are kept; and what its results are."""
+
+import pytest
+import torch
+
+from stn_triton import TRANSFORMS, PiecewiseAffine, ThinPlateSpline, affine_sample, torch_sampler, transform_sample
+from stn_triton.transforms import kept_basis
+
+NEAR = [(-1, -1), (1, -1), (-1, 1), (1, 1), (0, 0), (0, 1e-4)]  # cardinal functions of thousands
+
+
+@pytest.mark.parametrize(
+    ("image", "size", "threads", "needs_grad", "expected"),
+    [
+        ((1, 6, 90, 91), (128, 128), 4, False, (3, False)),  # channels, as many as divide evenly
+        ((1, 5, 90, 91), (128, 128), 2, False, (2, True)),  # rows, where channels do not
+        ((1, 2, 90, 91), (128, 128), 2, True, (2, False)),  # channels of equal shares: no second gradient of the image
+        ((1, 1, 90, 91), (96, 128), 4, False, (1, False)),  # too few pixels for two threads
+        ((1, 1, 90, 91), (128, 160), 4, False, (2, True)),
+        ((1, 1, 90, 91), (127, 160), 4, False, (1, False)),  # a prime number of rows
+        ((1, 1, 90, 91), (512, 512), 8, False, (8, True)),
+        ((1, 1, 90, 91), (512, 512), 8, True, (4, True)),  # four gradients of the image at most
+        ((1, 1, 600, 600), (512, 512), 8, True, (1, False)),  # of an image larger than the output: one
+        ((1, 1, 600, 600), (512, 512), 8, False, (8, True)),
+        ((2, 1, 90, 91), (512, 512), 8, False, (1, False)),
+        ((1, 0, 90, 91), (512, 512), 2, False, (2, False)),
+    ],
+)
+def test_how_an_image_is_shared(monkeypatch, image, size, threads, needs_grad, expected):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    image = torch.zeros(image, requires_grad=needs_grad)
+    assert torch_sampler._shares(image, torch.zeros(len(image), *size, 2)) == expected
+    with torch.no_grad():
+        unneeded = torch_sampler._shares(image, torch.zeros(len(image), *size, 2))
+    assert unneeded == torch_sampler._shares(image.detach(), torch.zeros(len(image), *size, 2))
+
+
+def test_a_graph_does_not_depend_on_the_number_of_threads(torch_path, monkeypatch):
+    """Nor on which size comes first."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(affine_sample, backend=backend, dynamic=True)
+    for n in (20, 150, 100):
+        image, theta = torch.rand(1, 4, n, n), 0.9 * torch.eye(2, 3)[None]
+        torch.testing.assert_close(compiled(image, theta), affine_sample(image, theta))
+    assert len(graphs) == 1
+    assert torch.func.vmap(affine_sample)(image[None], theta[None]).shape == (1, 1, 4, 100, 100)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_results_are_no_views(path, name, layout):
+    """What is made without gradients can be written in place with them; and a grid is not its parameters."""
+    transform, size = TRANSFORMS[name], (4, 5)
+    with torch.no_grad():
+        theta = transform.identity(size, device=path.device).expand(2, 3, *transform.parameter_shape(size)).clone()
+        image = torch.rand(2, 2, *size, device=path.device).to(memory_format=layout)
+        options = {"padding_mode": "fill", "fill": 0.5, "return_mask": True}
+        results = [transform.grid(theta, size), transform.grid(theta[:, 0], size)]
+        for of_each in (theta, theta[:, :1], theta[:, 0]):
+            results += transform_sample(name, image, of_each, size, **options)
+    before = theta.clone()
+    for result in results:
+        result.mul_(torch.full((), 2.0, device=path.device, requires_grad=True))
+    assert all(grid.is_contiguous() for grid in results[:2])
+    assert torch.equal(theta, before)
+
+
+def test_a_grid_is_bounded_only_if_its_displacements_cannot_grow():
+    spline = ThinPlateSpline(NEAR)
+    theta = spline.identity()[None]
+    assert spline.make_grid(theta, (8, 8), False, torch.float32)[1]
+    theta[0, 4] += 4e8  # bounded itself
+    grid, bounded = spline.make_grid(theta, (8, 8), False, torch.float32)
+    assert grid.abs().max() > torch_sampler.bound(torch.float32)
+    assert not bounded
+
+
+def test_functions_made_under_inference_mode_serve_training(torch_path):
+    image = torch.rand(1, 1, 6, 7)
+    for transform in (ThinPlateSpline(NEAR), PiecewiseAffine((2, 3))):
+        theta = transform.identity()[None].requires_grad_()
+        with torch.inference_mode():
+            transform_sample(transform, image, theta)
+        transform_sample(transform, image, theta).sum().backward()
+        assert theta.grad.abs().sum() > 0
+
+
+def test_functions_used_last_are_kept(monkeypatch):
+    """As many bytes as there may be, and as many entries."""
+    made, evaluate = [], kept_basis._evaluate
+    monkeypatch.setattr(kept_basis, "_evaluate", lambda *key: made.append(key[1]) or evaluate(*key))
+    monkeypatch.setattr(kept_basis, "_kept", type(kept_basis._kept)())
+    mesh = PiecewiseAffine((2, 2))
+    theta = mesh.identity()[None]
+
+    def use(*sizes):
+        made.clear()
+        for size in sizes:
+            mesh.grid(theta, size)
+        return made
+
+    assert use((2, 2), (2, 3), (2, 2), (2, 3)) == [(2, 2), (2, 3)]
+    monkeypatch.setattr(kept_basis, "MOST_ENTRIES", 2)
+    assert use((2, 2), (2, 4), (2, 2), (2, 3)) == [(2, 4), (2, 3)]  # in whose place (2, 4) came
+    monkeypatch.setattr(kept_basis, "MOST_BYTES", 4 * 6 * 8)
+    assert use((2, 4), (2, 3), (2, 4)) == [(2, 4), (2, 3), (2, 4)]
