@@ -4,7 +4,7 @@
 
 Affine, forward and backward, medians of interleaved calls. `bound` is pair / ready: what the CPU path would
 reach if making the grid and its gradient cost nothing, since torch's sampler stays in it. A single image may pass it:
-its channels are shared among the threads, where torch's sampler takes one.
+its channels or rows are shared among the threads, where torch's sampler takes one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ROWS = [
     ("14 MNIST", (256, 1, 42, 42), (42, 42), "zeros", False, "both"),
     ("14 cluttered MNIST", (256, 1, 60, 60), (60, 60), "zeros", False, "both"),
     ("14 SVHN features", (128, 3, 64, 64), (64, 64), "zeros", False, "both"),
-    ("14 birds", (16, 3, 448, 448), (224, 224), "zeros", False, "both"),
+    ("birds, one crop", (16, 3, 448, 448), (224, 224), "zeros", False, "both"),
     ("ImageNet size", (32, 3, 224, 224), (224, 224), "zeros", False, "both"),
     ("ImageNet size", (32, 3, 224, 224), (224, 224), "zeros", False, "theta"),
     ("14 MNIST", (256, 1, 42, 42), (42, 42), "zeros", False, "theta"),

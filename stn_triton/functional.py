@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
+from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -350,7 +351,7 @@ def _colour(fill: Any, padding_mode: str, image: Tensor) -> Tensor | None:
     if fill is None:
         return None
     compute = torch.promote_types(image.dtype, torch.float32)
-    if isinstance(fill, (int, float)):
+    if isinstance(fill, Real):
         fill = torch.full((), float(fill), dtype=compute, device=image.device)  # waits for no GPU
     if not isinstance(fill, Tensor):
         try:

@@ -44,7 +44,8 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
     what it has with each correction.
 
     Args:
-        first, then: affine or projective, of leading axes that broadcast.
+        first, then: affine or projective, of leading axes that broadcast: with M transforms of each image, (N, M, ...),
+            one of each image is then[:, None].
 
     Returns:
         (..., 2, 3) if both are affine, else (..., 3, 3): the product, but at the nearest scale within 1e-12 to 1e12,
@@ -52,6 +53,9 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
     """
     _check("first", first)
     _check("then", then)
+    axes = [theta.shape[: -1 if theta.shape[-1] == 8 else -2] for theta in (first, then)]
+    if any(1 not in pair and pair[0] != pair[1] for pair in zip(*(reversed(each) for each in axes), strict=False)):
+        raise ValueError(f"then: expected leading axes that go with first's {tuple(axes[0])}, got {tuple(axes[1])}")
     a, b = _wide(as_matrix(first)), _wide(as_matrix(then))
     affine = _is_affine(first) and _is_affine(then)
     if not affine:

@@ -67,6 +67,10 @@ class SpatialTransformer(nn.Module):
         self.transform = find_transform(transform)
         self.size = None if size is None else check_size(size)
         self.heads = None if heads is None else check_count("heads", heads)
+        predicted = getattr(localisation, "predicts", None)  # a network of ours knows: counts alone may agree
+        if predicted not in (None, (self.transform.name, self.heads or 1)):
+            expected = f"one that predicts {self.heads or 1} x {self.transform.name!r}"
+            raise ValueError(f"localisation: expected {expected}, got {predicted[1]} x {predicted[0]!r}")
         self.mode = mode
         self.padding_mode = padding_mode
         self.align_corners = check_bool("align_corners", align_corners)
@@ -197,11 +201,12 @@ class FullyConnectedLocalisation(nn.Sequential):
     ) -> None:
         layers: list[nn.Module] = [nn.Flatten()]
         width = prod(_checked_shape(in_shape))
-        for units in hidden:
+        for units in whole_numbers(hidden, "hidden"):
             layers += [nn.Linear(width, units), nn.ReLU()]
             width = units
         outputs = check_count("heads", heads) * _parameter_count(find_transform(transform))
         super().__init__(*layers, nn.Linear(width, outputs))
+        self.predicts = find_transform(transform).name, heads
         start_at_identity(self, transform, heads=heads)
 
 
@@ -230,6 +235,7 @@ class ConvolutionalLocalisation(nn.Sequential):
     ) -> None:
         depth, height, width = _checked_shape(in_shape)
         layers: list[nn.Module] = []
+        channels, hidden = whole_numbers(channels, "channels"), check_count("hidden", hidden)
         for filters in channels:
             layers += [nn.Conv2d(depth, filters, 5, padding=2), nn.MaxPool2d(2), nn.ReLU()]
             depth, height, width = filters, height // 2, width // 2
@@ -241,4 +247,5 @@ class ConvolutionalLocalisation(nn.Sequential):
         outputs = check_count("heads", heads) * _parameter_count(find_transform(transform))
         layers += [nn.Flatten(), nn.Linear(depth * height * width, hidden), nn.ReLU(), nn.Linear(hidden, outputs)]
         super().__init__(*layers)
+        self.predicts = find_transform(transform).name, heads
         start_at_identity(self, transform, heads=heads)

@@ -20,15 +20,16 @@ TESTS = [
     "test_warp.py", "test_identity.py", "test_special_points.py", "test_launch_shapes.py", "test_layouts.py",
     "test_gradients.py", "test_several_transforms.py", "test_flow.py", "test_geometry.py", "test_tps.py",
     "test_transforms.py", "test_memory.py", "test_piecewise_affine.py", "test_fill_and_mask.py",
-    "test_basis_expansion.py",
+    "test_basis_expansion.py", "test_torch_path.py",
 ]  # fmt: skip
 # Tests of a file's own, which come first: most mutants fall to them.
 OWN_TESTS = {
     "configs.py": "test_launch_shapes.py",
-    "eager.py": "test_fill_and_mask.py",
+    "eager.py": "test_torch_path.py",
+    "transforms/kept_basis.py": "test_torch_path.py",
     "geometry.py": "test_geometry.py",
     "layout.py": "test_layouts.py",
-    "torch_sampler.py": "test_warp.py::test_a_single_image_is_shared_among_threads",
+    "torch_sampler.py": "test_torch_path.py",
     "kernels/coordinates.py": "test_special_points.py",
     "kernels/programs.py": "test_several_transforms.py",
     "transforms/base.py": "test_transforms.py",
@@ -268,7 +269,7 @@ MUTANTS = {
         "transforms/piecewise_affine.py", "row // rows % at_a_vertex * to_next_block", "row // rows // at_a_vertex * to_next_block",
     ),
     "vertices not as theta's dtype holds them": (
-        "transforms/piecewise_affine.py", "self._vertices(theta)\n        return displacement", "self._vertices(theta.to(torch.promote_types(theta.dtype, torch.float32)))\n        return displacement",
+        "transforms/piecewise_affine.py", "- self._vertices(theta)", "- self._vertices(theta.to(torch.promote_types(theta.dtype, torch.float32)))",
     ),
     "CPU path, a mesh's rows and columns swapped": (
         "transforms/piecewise_affine.py", "first = row * gw + column", "first = row + column * gw",
@@ -315,8 +316,23 @@ MUTANTS = {
     "CPU path, bands in another order": (
         "torch_sampler.py", "out = out.transpose(0, 1).contiguous()", "out = out.contiguous()",
     ),
+    "CPU path, a gradient of the image for every thread": (
+        "torch_sampler.py", "bands = min(bands, MOST_GRADIENTS) if", "bands = bands if",
+    ),
+    "CPU path, rows where channels would do": (
+        "torch_sampler.py", "if of_rows > of_channels else", "if of_rows >= of_channels else",
+    ),
+    "CPU path, displacements that may grow": (
+        "transforms/kept_basis.py", "if not farthest * growth < far:", "if not farthest < far:",
+    ),
+    "CPU path, results that are views": (
+        "eager.py", "return torch.ops.aten._unsafe_view(out, out.shape)", "return out",
+    ),
+    "a spline with somewhere to go nowhere": (
+        "transforms/thin_plate_spline.py", "(~self.is_singular(theta) & theta.isfinite().flatten(-2).all(-1))", "(~self.is_singular(theta))",
+    ),
     "CPU path, displacements from nowhere": (
-        "transforms/kept_basis.py", "torch.cat([functions, xy.T])", "torch.cat([functions, 0 * xy.T])",
+        "transforms/kept_basis.py", "torch.cat([values, some.T])", "torch.cat([values, 0 * some.T])",
     ),
     "CPU path, displacements from points that theta's dtype does not hold": (
         "transforms/thin_plate_spline.py", "- points.to(theta.dtype)", "- points.to(torch.promote_types(theta.dtype, torch.float32))",

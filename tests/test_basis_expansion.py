@@ -233,9 +233,10 @@ def test_wrong_arguments(path):
         with pytest.raises(ValueError, match=r"basis: expected a triton.jit function where kernels run, got None"):
             transform_sample(BasisExpansion(None, 6, quadratic), image, theta)
     if not TRITON_MISSING:
-        for basis in (quadratic, device_code.two_arguments):
-            with pytest.raises(TypeError, match=r"basis: expected a triton.jit function of \(k, x, y\), .*, got <"):
-                BasisExpansion(basis, 6, quadratic)
+        with pytest.raises(TypeError, match=r"basis: expected a triton.jit function of \(k, x, y\), .*, got <"):
+            BasisExpansion(quadratic, 6, quadratic)
+        with pytest.raises(TypeError, match=r"basis: expected a function of \(k, x, y\), got one of \(\w, \w\)"):
+            BasisExpansion(device_code.two_arguments, 6, quadratic)
     with pytest.raises(ValueError, match="count: expected at least 1, got 0"):
         BasisExpansion(None, 0, quadratic)
     with pytest.raises(TypeError, match="torch_basis: expected a function of x and y, got int"):

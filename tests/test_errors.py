@@ -38,6 +38,7 @@ X, T = torch.rand(2, 3, 4, 5), torch.rand(2, 2, 3)
         ((X, torch.rand(3, 2, 3)), {}, ValueError, "theta: expected the image's batch size 2 or 1, got 3"),
         ((X[:1], T), {}, ValueError, r"theta: .* batch size 1 or 1, got 2, or expand the image"),
         ((X.to("meta"), T), {}, ValueError, "theta: expected the image's device meta, got cpu"),
+        ((X, T, (3, 3)), {"fill": "a", "padding_mode": "fill"}, TypeError, "fill: expected a number, C numbers"),
         ((X, T, 5), {}, TypeError, "size: expected a sequence of whole numbers, got 5"),
         ((X, T, (2.5, 3)), {}, TypeError, r"size: expected a sequence of whole numbers, got \(2.5, 3\)"),
         ((X, T, (2, 3, 4)), {}, ValueError, r"size: expected two numbers \(h, w\) of at least 0, got \(2, 3, 4\)"),
@@ -81,6 +82,28 @@ def test_a_localisation_that_cannot_be_called(localisation):
 def test_a_map_of_another_shape(network):
     with pytest.raises(ValueError, match=r"in_shape: expected \(C, H, W\), got \(8, 9\)"):
         network((8, 9))
+
+
+def test_a_localisation_for_another_transform():
+    """Also where its numbers are as many: two attentions are no affine map."""
+    two = ConvolutionalLocalisation((3, 8, 8), transform="attention", heads=2)
+    with pytest.raises(ValueError, match="localisation: expected one that predicts 1 x 'affine', got 2 x 'attention'"):
+        SpatialTransformer(two, "affine")
+    SpatialTransformer(two, "attention", heads=2)
+    SpatialTransformer(FullyConnectedLocalisation((3, 8, 8)), heads=1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: FullyConnectedLocalisation((3, 8, 8), 32), "hidden: expected a sequence of whole numbers, got 32"),
+        (lambda: ConvolutionalLocalisation((3, 8, 8), 20), "channels: expected a sequence of whole numbers, got 20"),
+        (lambda: ConvolutionalLocalisation((3, 8, 8), hidden=(20,)), r"hidden: expected a whole number, got \(20,\)"),
+    ],
+)
+def test_widths_of_a_localisation(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()
 
 
 def test_localisation_of_the_wrong_width():
@@ -133,6 +156,10 @@ def test_a_layer_that_computes_its_weight_cannot_start_at_the_identity(wrap):
         (
             lambda: Affine().points(torch.rand(2, 5, 2, 3), torch.rand(2, 3, 4, 2)),
             "xy: expected theta's M = 5 or 1, got 3",
+        ),
+        (
+            lambda: transform_sample("flow", X, torch.zeros(2, 8, 9, 2)),
+            r"theta: expected .* \(2, 4, 5, 2\), got \(2, 8, 9, 2\); it is one for size=\(8, 9\)",
         ),
         (lambda: transform_sample("dence", X, T), "transform: expected a Transform object or one of .* got 'dence'"),
         (lambda: transform_sample(Affine, X, T), "transform: expected a Transform object"),

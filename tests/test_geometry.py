@@ -287,6 +287,11 @@ def test_a_horizon_may_change_sides_when_composed():
         (lambda: geometry.invert(torch.zeros(2, 4)), ValueError, r"theta: expected shape .*, got \(2, 4\)"),
         (lambda: geometry.compose(torch.eye(3), torch.zeros(4)), ValueError, "then: expected shape"),
         (lambda: geometry.compose(torch.zeros([]), torch.eye(3)), ValueError, "first: expected shape"),
+        (
+            lambda: geometry.compose(torch.zeros(4, 1, 2, 3), torch.zeros(5, 2, 8)),
+            ValueError,
+            r"then: expected leading axes that go with first's \(4, 1\), got \(5, 2\)",
+        ),
         (lambda: geometry.from_pixel_matrix(torch.eye(2), (3, 3)), ValueError, "matrix: expected shape"),
         (
             lambda: geometry.from_pixel_matrix(torch.eye(3), (3, 3, 3)),

@@ -179,7 +179,7 @@ def test_heads_of_a_spatial_transformer(path):
         torch.testing.assert_close(out, image[:, None].expand(out.shape))
     assert "heads=3" in repr(st)
     with pytest.raises(ValueError, match=r"localisation: expected \(N, 12\) or \(N, M, 3\) with M = 4 of"):
-        SpatialTransformer(localisation, "attention", heads=4)(image)
+        SpatialTransformer(lambda image: localisation(image), "attention", heads=4)(image)
     for build in (
         lambda heads: SpatialTransformer(localisation, "attention", heads=heads),
         lambda heads: FullyConnectedLocalisation((3, 8, 8), heads=heads),

@@ -14,6 +14,9 @@ from __future__ import annotations
 from .coordinates import floor, round_half_even, zeros
 from .language import constexpr, jit, tl
 
+#: Taps up to which a lane keeps what each has loaded, and a sum for each: sixteen would fill the registers.
+FEW: constexpr = constexpr(4)
+
 
 @jit
 def inside_axis(index, n):
@@ -139,7 +142,7 @@ def load(before, plane, origin, taps, k: constexpr, stride_h, stride_w, MASKED: 
     source = pointer(plane, origin, taps[k], stride_h, stride_w)
     if not MASKED:
         return tl.load(source)
-    elif origin.shape[1] == 1 and len(taps) <= 4:
+    elif origin.shape[1] == 1 and len(taps) <= FEW:
         return tl.load(source, mask=taps[k][5], other=before[k])
     else:  # 128 bits of every tap, or sixteen taps, would fill the registers
         return tl.load(source, mask=taps[k][5], other=0.0)
@@ -160,7 +163,7 @@ def read(before, plane, origin, taps, stride_h, stride_w, ACC: constexpr, MASKED
 @jit
 def sums_of(taps):
     """How many sums `multiply` keeps: a product for each of few taps; of many, which would fill the registers, two."""
-    return len(taps) if len(taps) <= 4 else 2
+    return len(taps) if len(taps) <= FEW else 2
 
 
 @jit
@@ -175,7 +178,7 @@ def multiply(
     for k in tl.static_range(len(taps)):
         loaded += (load(before, plane, origin, taps, k, stride_h, stride_w, MASKED),)
     new = ()
-    if len(taps) <= 4:
+    if len(taps) <= FEW:
         for k in tl.static_range(len(taps)):
             new += (tl.fma(d_value, loaded[k].to(ACC), sums[k]),)
     else:
@@ -194,7 +197,7 @@ def multiply(
 @jit
 def slope(sums, taps):
     """(d/dx, d/dy) of the loss from the sums of `multiply`, added up over the channels of each pixel."""
-    if len(taps) <= 4:
+    if len(taps) <= FEW:
         dx, dy = tl.zeros(taps[0][2].shape, taps[0][2].dtype), tl.zeros(taps[0][2].shape, taps[0][2].dtype)
         for k in tl.static_range(len(taps)):
             product = tl.sum(sums[k], 1, keep_dims=True)

@@ -184,6 +184,9 @@ class Transform(ABC):
         shape = ("N" if batch is None else batch, *expected)
         written = f"({', '.join(map(str, shape))})"
         hint = "; for one theta of all samples: theta[None]" if theta.shape == expected else ""
+        own = self.size_of(theta)
+        if self.parameter_shape(own) in (theta.shape[1:], theta.shape[2:]):
+            hint = f"; it is one for size={own}"
         raise ValueError(f"theta: expected shape {self.layout} = {written}, got {tuple(theta.shape)}{hint}")
 
     @abstractmethod

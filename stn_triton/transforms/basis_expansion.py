@@ -253,9 +253,14 @@ class BasisExpansion(Expansion):
 
 
 def _checked_basis(basis: Any) -> Any:
-    if basis is not None and (type(basis) is not type(value) or len(getattr(basis, "arg_names", "kxy")) != 3):
-        expected = f"a triton.jit function of (k, x, y), a {type(value).__name__} as the package's own are"
+    if basis is None:
+        return basis
+    if type(basis) is not type(value):
+        expected = f"a triton.jit function of (k, x, y), of the kind {type(value).__name__}"
         raise TypeError(f"basis: expected {expected}, got {basis!r}")
+    names = getattr(basis, "arg_names", "kxy")
+    if len(names) != 3:
+        raise TypeError(f"basis: expected a function of (k, x, y), got one of ({', '.join(names)})")
     return basis
 
 

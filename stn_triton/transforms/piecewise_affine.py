@@ -174,7 +174,7 @@ class PiecewiseAffine(PointTransform):
 
     Backward every lane keeps sums of its column alone, and writes them where column and vertices meet: four numbers
     for every column and vertex row that a program passes, which the host adds up. For a 4 x 4 mesh and outputs of 256 x
-    256 they are a quarter of a sampling grid (of 1024 x 1024 a tenth), for 16 x 16 two fifths, and as many as one where
+    256 they are 0.22 of a sampling grid (of 1024 x 1024 a tenth), for 16 x 16 two fifths, and as many as one where
     cells are some six pixels across; for few pixels of many channels, so many for every block of channels.
 
     Args:

@@ -170,8 +170,11 @@ class ThinPlateSpline(PointTransform, _Spline):
     Args:
         control_points: (K, 2), (x, y) normalised, K at least 3: numbers, an array or a tensor. None: the 4 x 4 grid
             over [-1, 1] x [-1, 1], row by row.
-        lam: regularisation, added to the diagonal of the spline's matrix: 0 goes through theta exactly; the larger,
-            the closer to the affine map that fits best.
+        lam: regularisation, added to the diagonal of the spline's matrix of phi(r) = r^2 log r^2 (twice what is added
+            to one of r^2 log r): 0 goes through theta exactly; the larger, the closer to the best affine map.
+
+    Points that are much closer to each other than to the others make large coefficients that cancel. The kernels lose
+    about as many digits as the distances lie apart: of two points 1e-5 apart, five of float32's seven.
 
     Raises:
         ValueError: control points of another shape, not finite, all on one line, or two in one place; lam negative.
