@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from stn_triton import TRANSFORMS, PiecewiseAffine, ThinPlateSpline, affine_sample, torch_sampler, transform_sample
+from stn_triton import (
+    TRANSFORMS,
+    FullyConnectedLocalisation,
+    PiecewiseAffine,
+    SpatialTransformer,
+    ThinPlateSpline,
+    affine_sample,
+    torch_sampler,
+    transform_sample,
+)
 from stn_triton.transforms import kept_basis
 
 NEAR = [(-1, -1), (1, -1), (-1, 1), (1, 1), (0, 0), (0, 1e-4)]  # cardinal functions of thousands
@@ -111,3 +120,14 @@ def test_functions_used_last_are_kept(monkeypatch):
     assert use((2, 2), (2, 4), (2, 2), (2, 3)) == [(2, 4), (2, 3)]  # in whose place (2, 4) came
     monkeypatch.setattr(kept_basis, "MOST_BYTES", 4 * 6 * 8)
     assert use((2, 4), (2, 3), (2, 4)) == [(2, 4), (2, 3), (2, 4)]
+
+
+@pytest.mark.parametrize("name", ["affine", "projective", "tps"])
+def test_export(torch_path, name):
+    """A network with a transformer, for any batch."""
+    model = SpatialTransformer(FullyConnectedLocalisation((1, 8, 8), transform=name), name)
+    torch.nn.init.normal_(model.localisation[-1].weight, std=0.1)
+    any_batch = ({0: torch.export.Dim.AUTO},)
+    exported = torch.export.export(model, (torch.rand(2, 1, 8, 8),), dynamic_shapes=any_batch).module()
+    images = torch.rand(5, 1, 8, 8)
+    torch.testing.assert_close(exported(images), model(images))
