@@ -25,7 +25,7 @@ fuzz = settings(
     deadline=None,
     derandomize=True,
     report_multiple_bugs=False,  # an assertion fails as itself
-    max_examples=25,
+    max_examples=20,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

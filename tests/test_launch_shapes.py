@@ -24,8 +24,10 @@ FORMS = {
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
-@pytest.mark.parametrize("padding_mode", ["fill", "reflection"])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("form", "padding_mode"),
+    [*((form, "fill") for form in FORMS), ("three channels", "reflection"), ("channels last, 4 lanes", "reflection")],
+)
 def test_every_form(kernel_path, monkeypatch, transform, form, padding_mode):
     """Against the reference: several tiles each way, the last ones ragged, and channels split where they can be."""
     channels, config = FORMS[form]
@@ -96,8 +98,8 @@ def test_bounds_checks_change_nothing(kernel_path, monkeypatch, padding_mode, mo
     """Inside the image every padding rule leaves a point where it is: outputs and gradients are the same bits."""
     monkeypatch.setattr(plan, "_config", lambda *args: LaunchConfig(4, 4, loop=False, max_steps=2))
     rng = np.random.default_rng(0)
-    image = torch.randn(3, 1, 37, 41, device=kernel_path.device)
-    theta = torch.tensor(rng.uniform(-0.35, 0.35, (3, 2, 3)), dtype=torch.float32, device=kernel_path.device)
+    image = torch.randn(2, 1, 37, 41, device=kernel_path.device)
+    theta = torch.tensor(rng.uniform(-0.35, 0.35, (2, 2, 3)), dtype=torch.float32, device=kernel_path.device)
     options = {"mode": mode, "align_corners": align_corners}
     results = checked_and_unchecked(monkeypatch, image, theta, (8, 7), padding_mode, gradients=True, **options)
     for unchecked, checked in zip(*results, strict=True):

@@ -34,8 +34,7 @@ def one_by_one(transform, image, theta, **options):
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
-@pytest.mark.parametrize("batch", [2, 1])
-@pytest.mark.parametrize("padding_mode", ["zeros", "reflection"])
+@pytest.mark.parametrize(("batch", "padding_mode"), [(2, "zeros"), (1, "reflection")])
 def test_the_same_as_one_by_one(path, transform, batch, padding_mode):
     """Output and gradient to theta bit for bit through the kernels; a batch of 1 is the theta of every image."""
     image = torch.randn(2, 3, 6, 7, dtype=torch.float64, device=path.device, requires_grad=True)
