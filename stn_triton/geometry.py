@@ -53,10 +53,12 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
     """
     _check("first", first)
     _check("then", then)
-    axes = [theta.shape[: -1 if theta.shape[-1] == 8 else -2] for theta in (first, then)]
-    if any(1 not in pair and pair[0] != pair[1] for pair in zip(*(reversed(each) for each in axes), strict=False)):
-        raise ValueError(f"then: expected leading axes that go with first's {tuple(axes[0])}, got {tuple(axes[1])}")
     a, b = _wide(as_matrix(first)), _wide(as_matrix(then))
+    try:
+        torch.broadcast_shapes(a.shape, b.shape)
+    except RuntimeError:
+        expected = f"expected leading axes that go with first's {tuple(a.shape[:-2])}"
+        raise ValueError(f"then: {expected}, got {tuple(b.shape[:-2])}") from None
     affine = _is_affine(first) and _is_affine(then)
     if not affine:
         scale = (_magnitude(a).sqrt() * _magnitude(b).sqrt()).clamp(min=torch.finfo(a.dtype).tiny)

@@ -14,7 +14,7 @@ from ..checks import check_count
 from ..kernels.coordinates import finite
 from ..kernels.language import closure, constexpr, interprets, jit, tl
 from ..torch_sampler import is_bounded
-from .base import target_axis
+from .base import target_points
 from .dense import dense_start, dense_store
 from .expansion import Expansion, add_lanes
 from .products import exact_product
@@ -204,8 +204,8 @@ class BasisExpansion(Expansion):
         interpreted = interprets(self.basis)
         if self.basis is None or not (interpreted or torch.cuda.is_available()):
             raise RuntimeError("basis: expected a triton.jit function and a GPU, or TRITON_INTERPRET=1, to check it")
-        axis = target_axis(16, False, torch.empty(0, device="cpu" if interpreted else "cuda"))
-        points = torch.stack(torch.meshgrid(axis, axis, indexing="xy")).flatten(1)
+        like = torch.empty(0, device="cpu" if interpreted else "cuda")
+        points = target_points((16, 16), False, like).view(-1, 2).T.contiguous()
         values = torch.empty(2, self.count, points.shape[1], device=points.device)
         evaluate[(1,)](points, values, self.count, points.shape[1], self.basis)
         expected = self._evaluate_in_torch(*points.double())

@@ -40,17 +40,18 @@ class PointTransform(Transform):
         """(K, P): f at points xy (P, 2), in float64 on the CPU."""
 
     def make_grid(self, theta, size, align_corners, dtype):
-        if theta.shape[1] <= self.most_points and 0 not in size:
-            grid = self._kept_grid(self.displacement(theta, dtype), size, align_corners)
-            if grid is not None:
-                return grid, True
-        return super().make_grid(theta, size, align_corners, dtype)
+        grid = self._kept_grid(theta, size, align_corners, dtype)
+        return super().make_grid(theta, size, align_corners, dtype) if grid is None else (grid, True)
 
-    def _kept_grid(self, displacement: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor | None:
+    def _kept_grid(
+        self, theta: Tensor, size: tuple[int, int], align_corners: bool, dtype: torch.dtype
+    ) -> Tensor | None:
         """None unless functions are few enough to be kept, products exact, and the grid known to be bounded."""
-        (batch, count, _), dtype = displacement.shape, displacement.dtype
-        if count * size[0] * size[1] > LARGEST_BASIS or not products_are_exact(displacement.device):
+        batch, count = theta.shape[:2]
+        few = count <= self.most_points and 0 < count * size[0] * size[1] <= LARGEST_BASIS
+        if not few or not products_are_exact(theta.device):
             return None
+        displacement = self.displacement(theta, dtype)
         far, farthest = bound(dtype) / 2, largest_magnitude(displacement)
         if not farthest < far:
             return None

@@ -173,8 +173,9 @@ class ThinPlateSpline(PointTransform, _Spline):
         lam: regularisation, added to the diagonal of the spline's matrix of phi(r) = r^2 log r^2 (twice what is added
             to one of r^2 log r): 0 goes through theta exactly; the larger, the closer to the best affine map.
 
-    Points that are much closer to each other than to the others make large coefficients that cancel. The kernels lose
-    about as many digits as the distances lie apart: of two points 1e-5 apart, five of float32's seven.
+    Points close to each other make large coefficients that cancel, which in float32 costs digits: ten times closer is
+    about ten times the error where both move alike, a hundred times where they move apart. Of two in thirteen, 1e-3
+    apart, it was 3e-5 and 1e-2, normalised.
 
     Raises:
         ValueError: control points of another shape, not finite, all on one line, or two in one place; lam negative.
