@@ -322,12 +322,14 @@ def test_the_outline_of_a_spline_goes_through_its_points():
     torch.testing.assert_close(edge, in_pixels, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("transform", TORCH_GRIDS)
-def test_pytorchs_own_grid_is_the_transforms(transform):
+def test_pytorchs_own_grid_is_the_transforms(transform, align_corners):
     ours = stn_triton.TRANSFORMS[transform]
     identity = ours.identity((5, 8), dtype=torch.float64)
     theta = identity + 0.1 * torch.randn(3, *identity.shape, dtype=torch.float64)
-    torch.testing.assert_close(TORCH_GRIDS[transform].make(theta, (5, 8)), ours.grid(theta, (5, 8)))
+    theirs = TORCH_GRIDS[transform].of((5, 8), align_corners, theta.dtype, theta.device)
+    torch.testing.assert_close(theirs(theta), ours.grid(theta, (5, 8), align_corners))
 
 
 @pytest.mark.parametrize(("transform", "distortion"), list(zip(TORCH_GRIDS, cycle(distort.DISTORTIONS), strict=False)))

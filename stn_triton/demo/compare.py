@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from statistics import median
 from time import perf_counter
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..functional import transform_sample
 from ..transforms import TRANSFORMS
 from .models import TransformerCNN
-from .torch_grids import TORCH_GRIDS
+from .torch_grids import TORCH_GRIDS, Grid
 from .train import PEAK_RATE, step
 
 WARM_UPS = 3
@@ -46,8 +46,13 @@ class TwoCalls(nn.Module):
 
 def two_calls(transform: str, image: Tensor, theta: Tensor) -> Tensor:
     """PyTorch's warp of an image (N, C, H, W) by theta, of the image's own size, with a sampling grid between."""
-    grid = TORCH_GRIDS[transform].make(theta, (image.shape[2], image.shape[3]))
-    return F.grid_sample(image, grid, align_corners=False)
+    grid = _grid_of(transform, (image.shape[2], image.shape[3]), theta.dtype, theta.device)
+    return F.grid_sample(image, grid(theta), align_corners=False)
+
+
+@lru_cache
+def _grid_of(transform: str, size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Grid:
+    return TORCH_GRIDS[transform].of(size, False, dtype, device)
 
 
 def step_times(

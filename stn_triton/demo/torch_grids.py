@@ -1,9 +1,12 @@
-"""The transforms that the demo offers, each with PyTorch's own way to its sampling grid, to compare with."""
+"""PyTorch's own ways to the sampling grids of transforms, to compare with.
+
+Each is a function of the output's size (h, w), of align_corners, and of theta's dtype and device. It makes what is
+constant, in float64, and returns the function of theta alone that a model would call: theta (N, ...) to (N, h, w, 2).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -13,74 +16,71 @@ from torch import Tensor
 
 from .. import reference
 
+Grid = Callable[[Tensor], Tensor]
+GridOf = Callable[[tuple[int, int], bool, torch.dtype, torch.device], Grid]
+
 
 class TorchGrid(NamedTuple):
-    """How a grid is made in PyTorch, with align_corners=False."""
+    """How a grid is made in PyTorch."""
 
-    make: Callable[[Tensor, tuple[int, int]], Tensor]  #: theta (N, ...) and (h, w) of the output to (N, h, w, 2)
+    of: GridOf
     words: str
 
 
-def attention_grid(theta: Tensor, size: tuple[int, int]) -> Tensor:
-    """From (N, 3): s, tx, ty."""
-    scale, shift_x, shift_y = theta.unbind(1)
-    zero = torch.zeros_like(scale)
-    return affine_grid(torch.stack([scale, zero, shift_x, zero, scale, shift_y], 1).unflatten(1, (2, 3)), size)
-
-
-def affine_grid(theta: Tensor, size: tuple[int, int]) -> Tensor:
+def affine_grid(size: tuple[int, int], align_corners: bool, dtype: torch.dtype, device: torch.device) -> Grid:
     """From (N, 2, 3)."""
-    return F.affine_grid(theta, [len(theta), 1, *size], align_corners=False)
+    return lambda theta: F.affine_grid(theta, [len(theta), 1, *size], align_corners=align_corners)
 
 
-def projective_grid(theta: Tensor, size: tuple[int, int]) -> Tensor:
-    """From (N, 8): homogeneous coordinates of constant points, divided by the third."""
-    matrix = F.pad(theta, (0, 1), value=1.0).unflatten(1, (3, 3))
-    pqr = _constant(_homogeneous_points, size, theta) @ matrix.mT
-    return (pqr[..., :2] / pqr[..., 2:]).unflatten(1, size)
+def attention_grid(size: tuple[int, int], align_corners: bool, dtype: torch.dtype, device: torch.device) -> Grid:
+    """From (N, 3): s, tx, ty."""
+    affine = affine_grid(size, align_corners, dtype, device)
+
+    def grid(theta: Tensor) -> Tensor:
+        scale, shift_x, shift_y = theta.unbind(1)
+        zero = torch.zeros_like(scale)
+        return affine(torch.stack([scale, zero, shift_x, zero, scale, shift_y], 1).unflatten(1, (2, 3)))
+
+    return grid
 
 
-def spline_grid(theta: Tensor, size: tuple[int, int]) -> Tensor:
+def homography_grid(size: tuple[int, int], align_corners: bool, dtype: torch.dtype, device: torch.device) -> Grid:
+    """From (N, 3, 3): homogeneous coordinates of constant points, divided by the third."""
+    xy = reference.target_points(size, align_corners).reshape(-1, 2)
+    points = torch.tensor(np.concatenate([xy, np.ones_like(xy[:, :1])], 1), dtype=dtype, device=device)  # (h w, 3)
+
+    def grid(theta: Tensor) -> Tensor:
+        pqr = points @ theta.mT
+        return (pqr[..., :2] / pqr[..., 2:]).unflatten(1, size)
+
+    return grid
+
+
+def projective_grid(size: tuple[int, int], align_corners: bool, dtype: torch.dtype, device: torch.device) -> Grid:
+    """From (N, 8)."""
+    homography = homography_grid(size, align_corners, dtype, device)
+    return lambda theta: homography(F.pad(theta, (0, 1), value=1.0).unflatten(1, (3, 3)))
+
+
+def spline_grid(size: tuple[int, int], align_corners: bool, dtype: torch.dtype, device: torch.device) -> Grid:
     """From (N, 16, 2): linear in theta, so a product with a constant basis, the spline's system solved within it."""
-    return (_constant(_spline_weights, size, theta) @ theta).unflatten(1, size)
-
-
-def mesh_grid(theta: Tensor, size: tuple[int, int]) -> Tensor:
-    """From (N, 16, 2): the same with hats."""
-    return (_constant(_hats, size, theta) @ theta).unflatten(1, size)
-
-
-def _homogeneous_points(size: tuple[int, int]) -> np.ndarray:
-    """(h w, 3)."""
-    xy = reference.target_points(size, False).reshape(-1, 2)
-    return np.concatenate([xy, np.ones_like(xy[:, :1])], 1)
-
-
-def _spline_weights(size: tuple[int, int]) -> np.ndarray:
-    """(h w, 16): each control point's share of each target point's source."""
     points = reference.four_by_four()
-    basis = reference.spline_basis(reference.target_points(size, False), points)
-    return (basis @ reference.spline_system(points, 0.0)).reshape(-1, len(points))
+    basis = reference.spline_basis(reference.target_points(size, align_corners), points)
+    weights = (basis @ reference.spline_system(points, 0.0)).reshape(-1, len(points))
+    return _product(torch.tensor(weights, dtype=dtype, device=device), size)
 
 
-def _hats(size: tuple[int, int]) -> np.ndarray:
-    """(h w, 16): each vertex's share of each target point's source."""
+def mesh_grid(size: tuple[int, int], align_corners: bool, dtype: torch.dtype, device: torch.device) -> Grid:
+    """From (N, 16, 2): the same with hats."""
     hats = np.zeros((*size, 16))
-    for vertex, weight in reference.mesh_corners(size, False, (4, 4)):
+    for vertex, weight in reference.mesh_corners(size, align_corners, (4, 4)):
         np.put_along_axis(hats, vertex[..., None], weight[..., None], -1)
-    return hats.reshape(-1, 16)
+    return _product(torch.tensor(hats.reshape(-1, 16), dtype=dtype, device=device), size)
 
 
-def _constant(build: Callable[[tuple[int, int]], np.ndarray], size: tuple[int, int], theta: Tensor) -> Tensor:
-    return _kept(build, size, theta.dtype, theta.device)
-
-
-@lru_cache
-def _kept(
-    build: Callable[[tuple[int, int]], np.ndarray], size: tuple[int, int], dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """Computed in float64, once."""
-    return torch.from_numpy(build(size)).to(device, dtype)
+def _product(constant: Tensor, size: tuple[int, int]) -> Grid:
+    """Of (h w, K), each point's share of each target point's source, and theta (N, K, 2)."""
+    return lambda theta: (constant @ theta).unflatten(1, size)
 
 
 TORCH_GRIDS = {
