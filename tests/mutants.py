@@ -1,7 +1,8 @@
 # ruff: noqa: E501 - lines of code as they stand in the package
 """Breaks the package on purpose, one line at a time, and expects the tests to notice every time.
 
-    python tests/mutants.py            # some minutes
+    python tests/mutants.py            # hours on two cores
+    python tests/mutants.py WORDS      # those with these words in their name
 
 Not collected by pytest. Each mutant is a copy of the package with one line changed, tested until the first failure.
 """
@@ -343,9 +344,14 @@ MUTANTS = {
 }  # fmt: skip
 
 
+def within(root: Path, file: str) -> Path:
+    """A mutant's file: of the package, or of the benchmark."""
+    return root / file if file.startswith("bench/") else root / "stn_triton" / file
+
+
 def place(file: str, before: str) -> str:
     """The file's text; ValueError unless it has the line once."""
-    text = Path(ROOT, "stn_triton", file).read_text()
+    text = within(ROOT, file).read_text()
     if text.count(before) != 1:
         raise ValueError(f"{file}: expected one place to break, got {text.count(before)} of {before!r}")
     return text
@@ -354,10 +360,10 @@ def place(file: str, before: str) -> str:
 def survives(file: str, before: str, after: str) -> bool:
     """Whether all tests pass with the change."""
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("stn_triton", "tests", "pyproject.toml", "README.md"):
+        for name in ("stn_triton", "bench", "tests", "pyproject.toml", "README.md"):
             source = ROOT / name
             (shutil.copytree if source.is_dir() else shutil.copy)(source, Path(folder, name))
-        Path(folder, "stn_triton", file).write_text(place(file, before).replace(before, after))
+        within(Path(folder), file).write_text(place(file, before).replace(before, after))
         command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider"]
         own = [OWN_TESTS[file]] if file in OWN_TESTS else []
         command += [str(Path(folder, "tests", name)) for name in dict.fromkeys(own + TESTS)]

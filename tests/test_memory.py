@@ -1,49 +1,14 @@
 """Memory that a call takes beside the tensors of its caller: live bytes at the peak, counted."""
 
-import weakref
 from math import prod
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from bench.memory import LiveBytes
 from stn_triton import TRANSFORMS, ThinPlateSpline, Transform, configs, launch, plan, transform_sample
-
-
-class LiveBytes(TorchDispatchMode):
-    """Bytes of the memory that operations under it made and nobody has freed yet: ``now``, and at most ``peak``.
-
-    A storage counts once, whatever views there are of it; one that an operation is given and was not made by another is
-    its owner's, such as a constant kept from an earlier call. What an operation takes and frees inside is not seen:
-    torch's profiler, which sees every allocation on a CPU, finds none in the operations of these tests.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self.known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.known.update(storages((args, kwargs)))
-        result = func(*args, **(kwargs or {}))
-        for storage in storages(result):
-            if storage not in self.known:
-                self.known.add(storage)
-                self.now += storage.nbytes()
-                self.peak = max(self.peak, self.now)
-                weakref.finalize(storage, self._free, storage.nbytes())
-        return result
-
-    def _free(self, count: int) -> None:
-        self.now -= count
-
-
-def storages(tree):
-    """Of all tensors in it."""
-    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
 class Case(NamedTuple):

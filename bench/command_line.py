@@ -1,0 +1,94 @@
+"""Command line of the benchmark.
+
+python -m bench                              # every workload against every rival, on the GPU if there is one
+python -m bench --list                       # the workloads and the rivals
+python -m bench --only mnist --against pytorch compile
+python -m bench --json FILE                  # every sample, for the picture and for others
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from . import report, results, svhn
+from .rivals import RIVALS
+from .runner import Runner
+from .traffic import copy_bandwidth
+from .workloads import WORKLOADS, Workload
+
+PAPER = "svhn-cnn"
+PAPER_LINE = "the paper's CNN without and with four affine transformers, a training step (the paper, 4.2)"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m bench", description="Times warps, ours beside others, in one run.")
+    parser.add_argument("--list", action="store_true", help="the workloads and the rivals, and nothing else")
+    parser.add_argument("--only", metavar="WORDS", default="", help="what has all of these words in --list")
+    parser.add_argument("--against", nargs="+", metavar="RIVAL", choices=RIVALS, default=list(RIVALS), help="all")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    parser.add_argument("--cold", action="store_true", help="empty the caches before every call")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="%(default)s")
+    parser.add_argument("--seconds", type=float, default=0.1, help="for each pass of each rival, about %(default)s")
+    options = parser.parse_args(arguments)
+    lines = {workload.name: line_of(workload) for workload in WORKLOADS} | {PAPER: PAPER_LINE}
+    words = options.only.split()
+    chosen = [name for name, line in lines.items() if all(word in f"{name} {line}" for word in words)]
+    if options.list:
+        print(*report.columns([[name, line] for name, line in lines.items()]), sep="\n")
+        print(*(f"{name}: {(rival.__doc__ or '').splitlines()[0]}" for name, rival in RIVALS.items()), sep="\n")
+        return 0
+    if not chosen:
+        parser.error(f"--only: no workload has all of the words {words}; --list shows them")
+    if options.json and not options.json.parent.is_dir():
+        parser.error(f"--json: expected a file in a folder that exists, got {options.json}")
+
+    device = torch.device(options.device)
+    runner = Runner.on(device, options.against, options.seconds, options.cold)
+    workloads = [workload for workload in WORKLOADS if workload.name in chosen]
+    return run(runner, workloads, PAPER in chosen, options.json)
+
+
+def run(runner: Runner, workloads: list[Workload], with_paper: bool, file: Path | None) -> int:
+    """Measures, prints and writes; 1 if ours is red or missing anywhere, or something failed."""
+    environment, bandwidth = results.environment(runner.device), copy_bandwidth(runner.clock, runner.device)
+    print(report.heading(environment, bandwidth, runner.flush is not None))
+    rows: list[dict[str, Any]] = []
+    others: dict[str, Any] = {"copy_bandwidth": bandwidth, "cold": runner.flush is not None, "paper": None}
+    with tqdm(total=len(workloads) + with_paper, unit="workload", disable=None) as progress:
+
+        def done(table: str) -> None:
+            progress.write(f"\n{table}")
+            progress.update()
+            if file:  # after each, so that a run that is cut off leaves what it has
+                results.write(file, environment, rows, **others)
+
+        for workload in workloads:
+            progress.set_description(workload.name)
+            try:
+                rows.append(runner.run(workload))
+            except Exception as error:
+                what = {"name": workload.name, "source": workload.source, "description": workload.description}
+                rows.append({**what, "failed": f"{type(error).__name__}: {error}"})
+            done(report.row_table(rows[-1], bandwidth))
+        if with_paper:
+            progress.set_description(PAPER)
+            others["paper"] = svhn.measure(runner.clock, runner.device, runner.seconds)
+            done(report.paper_table(others["paper"]))
+    if rows:
+        print(f"\nHow many times as long as ours the others take\n{report.summary(rows, bandwidth)}")
+    return int(not all(ours_is_there(row) for row in rows) or "red" in (others["paper"] or {}))
+
+
+def line_of(workload: Workload) -> str:
+    """A workload's line in the list."""
+    return f"{workload.description} ({workload.source})"
+
+
+def ours_is_there(row: dict[str, Any]) -> bool:
+    """Whether ours was timed: it is neither missing nor red."""
+    return "eager" in row.get("rivals", {}).get("ours", {})

@@ -1,0 +1,130 @@
+"""The correctness gate: no time is taken of what computes something else.
+
+Truth is PyTorch in float64 at a rival's own parameters, which the package's tests hold against its reference. An
+error is ||x - truth|| / ||truth|| over a whole tensor: of the output, the mask, and each gradient that is needed. Where
+a source point lies within rounding of the middle or the edge of a pixel, the last bit of a coordinate decides which
+slope, or which neighbour, is taken: the gradient to the output is 0 there, and a nearest neighbour not compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .inputs import Inputs
+from .rivals import Job, sample
+from .workloads import Workload
+
+#: Ours may be off by twice what PyTorch's pair is, as in the tests.
+TIMES_PYTORCH_OURS = 2
+#: Rivals take other ways to their coordinates (measured: 3 times); what computes something else is off by thousands.
+TIMES_PYTORCH = 10
+ULPS = 4  #: beside that, of the tensor's dtype
+#: Pixels: more than any rival's coordinates are off, those of 20 splines in float32 by 1e-3.
+UNDECIDED = 1 / 128
+
+
+class Verdict(NamedTuple):
+    """What the gate says of a rival."""
+
+    errors: dict[str, float]
+    limits: dict[str, float]
+
+    @property
+    def complaint(self) -> str:
+        """What is wrong, in words; empty if the rival may pass."""
+        red = [name for name, error in self.errors.items() if not error <= self.limits[name]]  # NaN is red
+        return ", ".join(f"{name} off by {self.errors[name]:.1e} (limit {self.limits[name]:.1e})" for name in red)
+
+
+class Truth(NamedTuple):
+    """What is right for one choice of parameters."""
+
+    results: dict[str, Tensor]
+    decided: Tensor  #: (N, 1, h, w) or (N, M, 1, h, w): whether a pixel can be told
+    parameters: Tensor  #: the choice, kept: its id is the key
+
+
+class Gate:
+    """Of one workload and its inputs; ``pytorch`` is the job whose errors are the measure."""
+
+    def __init__(self, workload: Workload, inputs: Inputs, pytorch: Job) -> None:
+        self.workload, self.inputs = workload, inputs
+        self._truths: dict[tuple[int, bool], Truth] = {}
+        self._pytorchs = self._errors(pytorch)[0]
+
+    def judge(self, job: Job, ours: bool = False) -> Verdict:
+        """The verdict on a job. Raises what the job raises."""
+        errors, epsilons = self._errors(job)
+        times = TIMES_PYTORCH_OURS if ours else TIMES_PYTORCH
+        return Verdict(errors, {what: times * self._pytorchs[what] + ULPS * epsilons[what] for what in errors})
+
+    def _errors(self, job: Job) -> tuple[dict[str, float], dict[str, float]]:
+        key = id(job.parameters), job.align_corners
+        if key not in self._truths:
+            self._truths[key] = self._truth(job)
+        truth = self._truths[key]
+        poison(truth.results, self.inputs.image.dtype)
+        outputs = _tuple(job.call(self.inputs.image, job.parameters))
+        results = _results(outputs, self.inputs, self.inputs.image, job, job.parameters, truth.decided)
+        errors = {}
+        for what, tensor in results.items():
+            exact = truth.results[what]
+            if self.workload.mode == "nearest" and what in ("out", "mask"):
+                tensor, exact = tensor * truth.decided, exact * truth.decided
+            errors[what] = relative_error(tensor, exact)
+        return errors, {what: torch.finfo(tensor.dtype).eps for what, tensor in results.items()}
+
+    def _truth(self, job: Job) -> Truth:
+        image, parameters = (
+            leaf.detach().double().requires_grad_(leaf.requires_grad) for leaf in (self.inputs.image, job.parameters)
+        )
+        exact = dataclasses.replace(self.workload, align_corners=job.align_corners)
+        fill = None if self.inputs.fill is None else self.inputs.fill.double()
+        grid = job.grid(parameters)
+        known = decided(grid.detach(), exact)
+        outputs = _tuple(sample(exact, image, grid, fill))
+        return Truth(_results(outputs, self.inputs, image, job, parameters, known), known, job.parameters)
+
+
+def decided(grid: Tensor, workload: Workload) -> Tensor:
+    """Whether both coordinates of a grid's points are more than `UNDECIDED` from every multiple of half a pixel."""
+    _, _, h, w = workload.image
+    lengths = torch.tensor([w, h], dtype=grid.dtype, device=grid.device)
+    halves = (grid + 1) * (lengths - 1) if workload.align_corners else (grid + 1) * lengths - 1
+    known = ((halves - halves.round()).abs() > 2 * UNDECIDED).all(-1)[:, None]
+    return known.unflatten(0, (-1, workload.transforms)) if workload.transforms else known
+
+
+def relative_error(tensor: Tensor, truth: Tensor) -> float:
+    """||tensor - truth|| / ||truth||; infinite if the shapes differ."""
+    if tensor.shape != truth.shape:
+        return float("inf")
+    size = torch.linalg.vector_norm(truth)
+    return float(torch.linalg.vector_norm(tensor.double() - truth) / torch.where(size > 0, size, 1))
+
+
+def poison(results: dict[str, Tensor], dtype: torch.dtype) -> None:
+    """Fills freed memory of a result's size with NaN, lest an element nobody writes be an earlier result's."""
+    made = [torch.full(t.shape, torch.nan, dtype=dtype, device=t.device) for t in results.values() for _ in range(2)]
+    del made
+
+
+def _tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def _results(
+    outputs: tuple[Tensor, ...], inputs: Inputs, image: Tensor, job: Job, parameters: Tensor, known: Tensor
+) -> dict[str, Tensor]:
+    """Output, mask and gradients by name."""
+    named = dict(zip(("out", "mask"), outputs, strict=False))
+    leaves = {} if job.forward_only else {"d_image": image, "d_parameters": parameters}
+    wanted = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
+    if wanted:
+        d_out = [(d * known).to(out.dtype) for d, out in zip(inputs.d_out, outputs, strict=True)]
+        named |= zip(wanted, torch.autograd.grad(outputs, [*wanted.values()], d_out), strict=True)
+    return {name: tensor.detach() for name, tensor in named.items()}

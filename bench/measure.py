@@ -1,0 +1,67 @@
+"""Times of several steps side by side, in turns: what the machine does meanwhile falls on all of them alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .clock import Clock
+from .steps import Step
+
+IN_A_ROW = 5  # calls of one step before the next one's turn, as a training loop would
+LONGEST_TURN = 0.05  # seconds, from which it is fewer
+FEWEST_ROUNDS, MOST_ROUNDS = 5, 60
+
+
+def interleaved(
+    clock: Clock, steps: Mapping[str, Step], seconds: float, before: Callable[[], Any] | None = None
+) -> dict[str, list[float]]:
+    """Seconds of the device for each call of each step, by name.
+
+    Args:
+        clock: of the device.
+        steps: called at least once before.
+        seconds: for each step, about.
+        before: called before every call, outside of its time.
+    """
+    lengths = {name: min(device_times(clock, step, 2, before)) for name, step in steps.items()}
+    calls = {name: max(1, min(IN_A_ROW, int(LONGEST_TURN / max(length, 1e-9)))) for name, length in lengths.items()}
+    round_ = sum(calls[name] * lengths[name] for name in steps)
+    rounds = int(max(FEWEST_ROUNDS, min(MOST_ROUNDS, seconds * len(steps) / max(round_, 1e-9))))
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    names = list(steps)
+    for k in range(rounds if names else 0):
+        start = k % len(names)  # nobody always runs after the same other
+        for name in names[start:] + names[:start]:
+            times[name] += device_times(clock, steps[name], calls[name], before)
+    return times
+
+
+def device_times(clock: Clock, step: Step, count: int, before: Callable[[], Any] | None = None) -> list[float]:
+    """Seconds of the device for each of so many calls, one after the other."""
+    marks = []
+    clock.synchronize()
+    for _ in range(count):
+        prepared = step.prepare()
+        if before is not None:
+            before()
+        start = clock.mark()
+        done = step.run(prepared)
+        marks.append((start, clock.mark()))
+        del prepared, done  # before the next call, as in a training loop
+    clock.synchronize()
+    return [clock.seconds(start, end) for start, end in marks]
+
+
+def host_times(clock: Clock, step: Step, count: int) -> list[float]:
+    """Seconds until each of so many calls returns, the device idle before it: what the host has to do for it."""
+    times = []
+    for _ in range(count):
+        prepared = step.prepare()
+        clock.synchronize()
+        start = clock.now()
+        done = step.run(prepared)
+        times.append(clock.now() - start)
+        del prepared, done
+    clock.synchronize()
+    return times

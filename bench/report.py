@@ -1,0 +1,134 @@
+"""Tables of results, as text: of one workload, and one line for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import median, quantiles
+from typing import Any
+
+from .svhn import MODELS, PAPER
+
+#: Mode of timing, and what its columns are called.
+MODES = {"eager": "eager", "graph": "replayed", "host": "host alone"}
+#: Rivals that the summary compares with, in its order; "ready_grid" is a bound and no rival.
+COMPARED = ("pytorch", "other_corners", "half_grid", "one_gemm", "compile", "compile_max", "kornia", "triton_augment")
+
+
+def row_table(row: dict[str, Any], bandwidth: float) -> str:
+    """All that was measured of a workload: medians in milliseconds, with quartiles, and ratios of medians to ours."""
+    title = f"{row['name']}: {row['description']} ({row['source']})"
+    if "failed" in row:
+        return f"{title}\n  FAILED: {row['failed']}"
+    if row["batch"] != row["batch_of_model"]:
+        title += f", N = {row['batch_of_model']} in the model"
+    lines = [title]
+    measured = {name: result for name, result in row["rivals"].items() if "eager" in result}
+    for mode, words in MODES.items():
+        modes = {name: result[mode] for name, result in measured.items() if mode in result}
+        if modes:
+            lines += [f"  {words}, ms", *_indented(_times(modes))]
+    lines += _indented(_memory(row, measured, bandwidth))
+    for name, result in row["rivals"].items():
+        if "red" in result:
+            lines.append(f"  {name}: RED, not timed: {result['red']}")
+        elif "missing" in result:
+            lines.append(f"  {name}: missing: {result['missing']}")
+        elif "no_graph" in result:
+            lines.append(f"  {name}: not replayed: {result['no_graph']}")
+    return "\n".join(lines)
+
+
+def _times(modes: dict[str, dict[str, list[float]]]) -> list[list[str]]:
+    passes = list(dict.fromkeys(name for times in modes.values() for name in times))
+    ours = modes.get("ours", {})
+    cells = [["", *(cell for name in passes for cell in (name, "quartiles", "x ours"))]]
+    for rival, times in modes.items():
+        cells.append([rival])
+        for name in passes:
+            if name not in times:
+                cells[-1] += ["-", "", ""]
+                continue
+            low, middle, high = (1e-3 * value for value in quantiles(times[name], n=4, method="inclusive"))
+            ratio = middle / (1e-3 * median(ours[name])) if name in ours else float("nan")
+            cells[-1] += [f"{middle:.3f}", f"{low:.3f}-{high:.3f}", f"{ratio:.2f}"]
+    return cells
+
+
+def _memory(row: dict[str, Any], measured: dict[str, Any], bandwidth: float) -> list[list[str]]:
+    """Peak memory; and what of the copy's bandwidth the bytes that must move are, for the last pass."""
+    name, must_move = list(row["bytes"].items())[-1]
+    cells = [[f"{name}, {must_move / 2**20:.1f} MiB must move", "peak MiB", "GB/s", "of a copy's"]]
+    for rival, result in measured.items():
+        times = result.get("graph", result["eager"])
+        if name in times:
+            rate = must_move / (1e-6 * median(times[name]))
+            peak = "-" if result["bytes"] is None else f"{result['bytes'] / 2**20:.1f}"
+            cells.append([rival, peak, f"{rate / 1e9:.1f}", f"{rate / bandwidth:.0%}"])
+    return cells
+
+
+def speed_ups(row: dict[str, Any], mode: str = "eager") -> dict[str, float]:
+    """How many times as long as ours each rival's last pass takes; forward where a rival has no other."""
+    times = {name: result[mode] for name, result in row.get("rivals", {}).items() if mode in result}
+    ratios = {}
+    for name, of_rival in times.items():
+        last = list(of_rival)[-1]
+        if last in times.get("ours", {}):
+            ratios[name] = median(of_rival[last]) / median(times["ours"][last])
+    return ratios
+
+
+def summary(rows: Iterable[dict[str, Any]], bandwidth: float) -> str:
+    """One line a workload: ours in milliseconds, how many times as long the others take, and the bound.
+
+    ``bound`` is PyTorch's time over that of torch's sampler with the grid for free, ``of bound`` what of it is reached.
+    """
+    rows = list(rows)
+    mode = "graph" if any("graph" in result for row in rows for result in row.get("rivals", {}).values()) else "eager"
+    with_any = [name for name in COMPARED if any(name in speed_ups(row, mode) for row in rows)]
+    cells = [["", "pass", "ours, ms", *with_any, "of bound", "of a copy's"]]
+    for row in rows:
+        ratios = speed_ups(row, mode)
+        if "ours" not in ratios:
+            cells.append([row["name"], row.get("failed", "ours: red or missing")])
+            continue
+        name, must_move = list(row["bytes"].items())[-1]
+        seconds = 1e-6 * median(row["rivals"]["ours"][mode][name])
+        share = f"{must_move / seconds / bandwidth:.0%}"
+        bound = f"{ratios['ready_grid']:.0%}" if "ready_grid" in ratios else "-"
+        others = [f"{ratios[other]:.2f}" if other in ratios else "-" for other in with_any]
+        cells.append([row["name"], name, f"{1e3 * seconds:.3f}", *others, bound, share])
+    return "\n".join(columns(cells))
+
+
+def paper_table(result: dict[str, Any]) -> str:
+    """The CNN with and without transformers."""
+    title = "SVHN-like CNN of the paper, a step forward and backward, without and with four transformers"
+    if "red" in result:
+        return f"{title}\n  RED, not timed: {result['red']}"
+    times = {name: median(result["seconds"][name]) for name in MODELS}
+    words = {"cnn": "CNN", "ours": "with ours", "pytorch": "with PyTorch's two calls"}
+    cells = [[f"N = {result['batch']}", "ms", "overhead"]]
+    for name in MODELS:
+        cells.append([words[name], f"{1e3 * times[name]:.1f}", f"{times[name] / times['cnn'] - 1:+.1%}"])
+    return "\n".join([title, *_indented(cells), f"  the paper reports {PAPER:+.0%}"])
+
+
+def columns(cells: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of cells in columns, the first to the left and the others to the right."""
+    widths = [max((len(line[k]) for line in cells if k < len(line)), default=0) for k in range(len(cells[0]))]
+    return [
+        "  ".join(c.rjust(w) if k else c.ljust(w) for k, (c, w) in enumerate(zip(line, widths, strict=False))).rstrip()
+        for line in cells
+    ]
+
+
+def _indented(cells: Sequence[Sequence[str]]) -> list[str]:
+    return [f"    {line}" for line in columns(cells)]
+
+
+def heading(environment: dict[str, Any], bandwidth: float, cold: bool) -> str:
+    """On what, and with what."""
+    versions = ", ".join(f"{name} {version or 'missing'}" for name, version in environment["versions"].items())
+    where = environment["device"] + (f", {environment['threads']} threads" if environment["kind"] == "cpu" else "")
+    return f"{where}; a copy moves {bandwidth / 1e9:.1f} GB/s\n{versions}" + "\ncaches emptied before every call" * cold

@@ -1,0 +1,135 @@
+"""Runs a workload: the gate, then the times of all that passed it, side by side."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+
+from .clock import Clock, clock_of
+from .gate import Gate
+from .inputs import Inputs, make_inputs
+from .measure import device_times, host_times, interleaved
+from .memory import peak_bytes
+from .rivals import RIVALS, Job, Missing
+from .steps import Step, captured, steps_of
+from .traffic import Flush, compulsory_bytes
+from .workloads import Workload
+
+LONGEST_ON_CPU = 0.05  # seconds that PyTorch may take there, for which a batch is made smaller
+GRAPH_SECONDS = 2e-4  # that a CUDA graph should hold, so that its launch does not show
+MOST_IN_A_GRAPH = 20
+HOST_CALLS = 50
+
+
+class Runner(NamedTuple):
+    """How to measure."""
+
+    device: torch.device
+    clock: Clock
+    rivals: tuple[str, ...]  #: names in `RIVALS`, beside ours and PyTorch's
+    seconds: float  #: for each pass of each rival
+    flush: Flush | None  #: called before each call, if times are to be those of a cold cache
+
+    @classmethod
+    def on(
+        cls, device: torch.device, rivals: Iterable[str] = RIVALS, seconds: float = 0.2, cold: bool = False
+    ) -> Runner:
+        """Of a device."""
+        chosen = tuple(name for name in RIVALS if name in {"ours", "pytorch", *rivals})
+        return cls(device, clock_of(device), chosen, seconds, Flush(device) if cold else None)
+
+    def run(self, workload: Workload) -> dict[str, Any]:
+        """Everything about a workload, as JSON has it: times in microseconds, each sample."""
+        measured = self.fitted(workload)
+        row: dict[str, Any] = {
+            "name": workload.name,
+            "source": workload.source,
+            "description": measured.description,
+            "batch": measured.image[0],
+            "batch_of_model": workload.image[0],
+            "bytes": compulsory_bytes(measured),
+            "rivals": {},
+        }
+        inputs = make_inputs(measured, self.device)
+        jobs = self.passed(measured, inputs, row["rivals"])
+        steps = {name: steps_of(job, inputs) for name, job in jobs.items()}
+        for name, of_job in steps.items():
+            row["rivals"][name]["bytes"] = self._peak(name, list(of_job.values())[-1])
+        for name in ("forward", "backward", "both"):
+            of_pass = {rival: of_job[name] for rival, of_job in steps.items() if name in of_job}
+            for mode, times in self.times(of_pass, row["rivals"]).items():
+                for rival, seconds in times.items():
+                    row["rivals"][rival].setdefault(mode, {})[name] = [round(1e6 * t, 2) for t in seconds]
+        return row
+
+    def fitted(self, workload: Workload) -> Workload:
+        """On a CPU of fewer images, until PyTorch takes at most `LONGEST_ON_CPU`."""
+        if self.device.type != "cpu":
+            return workload
+        while True:
+            inputs = make_inputs(workload, self.device)
+            step = list(steps_of(RIVALS["pytorch"](workload, inputs), inputs).values())[-1]
+            taken = min(device_times(self.clock, step, 3))
+            batch = workload.image[0]
+            if taken <= LONGEST_ON_CPU or batch == 1:
+                return workload
+            workload = workload.with_batch(max(1, min(batch // 2, int(batch * LONGEST_ON_CPU / taken))))
+
+    def passed(self, workload: Workload, inputs: Inputs, rivals: dict[str, Any]) -> dict[str, Job]:
+        """The jobs that pass the gate, by name; into ``rivals`` goes what the gate says of each, or why one is missing.
+
+        Without ours, or PyTorch's to measure by, there are none.
+        """
+        jobs: dict[str, Job] = {}
+        gate = None
+        for name in sorted(self.rivals, key=lambda name: name != "pytorch"):
+            try:
+                job = RIVALS[name](workload, inputs)
+                gate = gate or Gate(workload, inputs, job)
+                verdict = gate.judge(job, ours=name == "ours")
+            except Missing as reason:
+                rivals[name] = {"missing": str(reason)}
+                continue
+            except Exception as error:
+                rivals[name] = {"missing": f"raised {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"}
+                if name == "pytorch":
+                    raise
+                continue
+            rivals[name] = {"errors": verdict.errors}
+            if verdict.complaint:
+                rivals[name]["red"] = verdict.complaint
+            else:
+                jobs[name] = job
+        ordered = {name: rivals[name] for name in self.rivals}
+        rivals.clear()
+        rivals.update(ordered)
+        gc.collect()
+        return {name: jobs[name] for name in self.rivals if name in jobs} if "ours" in jobs else {}
+
+    def times(self, steps: dict[str, Step], rivals: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
+        """Seconds by mode and rival: "eager"; on a GPU as a replayed "graph" too, and until the "host" is free."""
+        for step in steps.values():
+            device_times(self.clock, step, 2)
+        times = {"eager": interleaved(self.clock, steps, self.seconds, self.flush)}
+        if self.device.type != "cuda":
+            return times
+        times["host"] = {name: host_times(self.clock, step, HOST_CALLS) for name, step in steps.items()}
+        graphs, calls = {}, {}
+        for name, step in steps.items():
+            length = min(times["eager"][name])
+            calls[name] = 1 if self.flush else max(1, min(MOST_IN_A_GRAPH, int(GRAPH_SECONDS / length)))
+            try:
+                graphs[name] = captured(step, calls[name])
+            except RuntimeError as error:
+                rivals[name]["no_graph"] = str(error).strip().splitlines()[0][:200]
+        replayed = interleaved(self.clock, graphs, self.seconds, self.flush)
+        times["graph"] = {name: [t / calls[name] for t in taken] for name, taken in replayed.items()}
+        return times
+
+    def _peak(self, name: str, step: Step) -> int | None:
+        """Of the last pass; on a CPU compiled code hides what it takes."""
+        hidden = self.device.type == "cpu" and name.startswith("compile")
+        return None if hidden else peak_bytes(step, self.device)

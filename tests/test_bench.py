@@ -1,0 +1,461 @@
+"""The benchmark is right about what it says: workloads, gate, clocks, turns and tables."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from bench import clock, command_line, measure, report, results, rivals, runner, svhn, traffic
+from bench.gate import Gate
+from bench.inputs import make_inputs, transform_of
+from bench.memory import peak_bytes
+from bench.rivals import RIVALS, Missing
+from bench.steps import Step, steps_of
+from bench.workloads import WORKLOADS, Workload
+from stn_triton import plan, reference
+from stn_triton.kernels import samplers
+
+CPU = torch.device("cpu")
+BY_NAME = {workload.name: workload for workload in WORKLOADS}
+SMALL = {name: workload.shrunk() for name, workload in BY_NAME.items()}
+
+each_workload = pytest.mark.parametrize("workload", SMALL.values(), ids=SMALL)
+
+
+def verdict(workload, name="ours", device=CPU):
+    inputs = make_inputs(workload, device)
+    return Gate(workload, inputs, RIVALS["pytorch"](workload, inputs)).judge(
+        RIVALS[name](workload, inputs), name == "ours"
+    )
+
+
+# --- workloads ---------------------------------------------------------------------------------------------------
+
+
+def test_names_are_their_own():
+    assert len(BY_NAME) == len(WORKLOADS)
+
+
+@each_workload
+def test_ours_passes_the_gate(path, workload):
+    judged = verdict(workload, device=path.device)
+    assert judged.complaint == ""
+    expected = {"out", *["mask"] * workload.mask, *["d_image"] * workload.needs_image}
+    assert set(judged.errors) == expected | {"d_parameters"} if workload.needs_theta else expected
+
+
+@each_workload
+def test_the_truth_is_the_references(workload):
+    """PyTorch's grid is the transform's own, its sampler at float64 the reference's."""
+    inputs = make_inputs(workload, CPU)
+    theta, image = inputs.theta.detach().double(), inputs.image.detach().double()
+    grid = rivals.exact_grid(workload)(theta)
+    own = transform_of(workload).grid(theta, workload.size, workload.align_corners)
+    torch.testing.assert_close(grid, own.flatten(0, 1) if workload.transforms else own, rtol=0, atol=1e-12)
+    fill = None if inputs.fill is None else inputs.fill.double()
+    out = rivals.sample(replace(workload, mask=False), image, grid, fill)
+    copies = image.repeat_interleave(workload.transforms or 1, 0)
+    expected = reference.grid_sample(
+        copies.numpy(), grid.numpy(), workload.mode, workload.padding_mode, workload.align_corners,
+        0.0 if fill is None else fill.numpy(),
+    )  # fmt: skip
+    np.testing.assert_allclose(out.numpy().reshape(expected.shape), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in RIVALS if not name.startswith("compile")])
+@each_workload
+def test_rivals_compute_the_same(torch_path, workload, name):
+    try:
+        judged = verdict(workload, name)
+    except Missing:
+        return
+    assert judged.complaint == ""
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile's own
+def test_compiled_computes_the_same(torch_path):
+    assert verdict(SMALL["stn-tutorial"], "compile").complaint == ""
+
+
+def test_headline_rows_are_those_that_a_gpu_measures_first():
+    assert {"stn-tutorial", "text-recognition", "basicvsr", "bevformer"} <= {w.name for w in WORKLOADS if w.headline}
+
+
+@pytest.mark.parametrize(
+    ("workload", "expected"),
+    [
+        (
+            Workload("both", "", (2, 3, 4, 5), (6, 7)),
+            {"forward": 480 + 48 + 1008, "backward": 1008 + 48 + 480 + 480 + 48},
+        ),
+        (
+            # nine of 6,400 pixels can be touched, by four taps each; the image's gradient is written whole
+            Workload("few pixels", "", (2, 1, 80, 80), (3, 3), "dense", "image"),
+            {"forward": 2 * 36 * 4 + 144 + 72, "backward": 72 + 144 + 51200},
+        ),
+        (
+            replace(
+                BY_NAME["birds-4-crops"], image=(1, 8, 4, 4), size=(4, 4), needs="none", dtype="float16", mask=True
+            ),
+            {"forward": 256 + 4 * 12 + 4 * 16 * 9 * 2},
+        ),
+    ],
+    ids=lambda value: value.name if isinstance(value, Workload) else "",
+)  # fmt: skip
+def test_compulsory_bytes(workload, expected):
+    if "backward" in expected:
+        expected["both"] = sum(expected.values())
+    assert traffic.compulsory_bytes(workload) == expected
+
+
+# --- planted faults: the gate ------------------------------------------------------------------------------------
+
+
+def wrong(monkeypatch, name, change):
+    """Replaces a rival by one whose call is what ``change`` makes of the right one."""
+    right = RIVALS[name]
+
+    def planted(workload, inputs):
+        job = right(workload, inputs)
+        return job._replace(call=change(job.call))
+
+    monkeypatch.setitem(RIVALS, name, planted)
+
+
+class Doubled(torch.autograd.Function):
+    """Passes values on, and twice the gradient."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, d):
+        return 2 * d
+
+
+def shifted(pixels):
+    """By a translation; kornia's parameters are pixels themselves."""
+    return lambda call: lambda image, theta: call(image, theta + torch.tensor([[0, 0, 2 * pixels / 29], [0, 0, 0]]))
+
+
+def at_one_pixel(value):
+    def change(call):
+        def changed(image, theta):
+            out = call(image, theta)
+            added = torch.zeros_like(out)
+            added[0, 0, 11, 14] = value
+            return out + added
+
+        return changed
+
+    return change
+
+
+def last_row_detached(call):
+    def changed(image, theta):
+        out = call(image, theta)
+        return torch.cat([out[..., :-1, :], out[..., -1:, :].detach()], 2)
+
+    return changed
+
+
+FAULTS = {
+    "half a pixel": shifted(0.5),
+    "a hundredth of a pixel": shifted(0.01),
+    "a channel lost": lambda call: lambda image, theta: call(image * (torch.arange(3) > 0)[:, None, None], theta),
+    "one pixel wrong": at_one_pixel(1.0),
+    "one element not written": at_one_pixel(torch.nan),
+    "twice the image's gradient": lambda call: lambda image, theta: call(Doubled.apply(image), theta),
+    "twice theta's gradient": lambda call: lambda image, theta: call(image, Doubled.apply(theta)),
+    "no gradient from the last row": last_row_detached,
+    "another shape": lambda call: lambda image, theta: call(image, theta)[..., :-1],
+    "rounded to half": lambda call: lambda image, theta: call(image.half().float(), theta),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", ["ours", "kornia"])
+def test_what_is_wrong_is_not_timed(torch_path, monkeypatch, name, fault):
+    """Neither is anybody, if it is ours."""
+    workload = SMALL["kornia-affine-n8"]
+    wrong(monkeypatch, name, FAULTS[fault])
+    row = runner.Runner.on(CPU, ["kornia"], seconds=0.0).run(workload)
+    if fault == "another shape":
+        assert "raised" in row["rivals"][name]["missing"]
+    else:
+        assert "off by" in row["rivals"][name]["red"]
+    assert "eager" not in row["rivals"][name]
+    assert ("eager" in row["rivals"]["pytorch"]) == (name != "ours")
+    assert command_line.ours_is_there(row) == (name != "ours")
+
+
+def test_a_kernel_that_is_wrong_is_caught(kernel_path, monkeypatch):
+    """In the device code, not in what calls it."""
+    workload = SMALL["kornia-affine-n8"]
+    assert verdict(workload, device=kernel_path.device).complaint == ""
+    plan.plan_forward.cache_clear()
+    monkeypatch.setitem(plan.SAMPLERS, "bilinear", (samplers.nearest, 0))
+    assert "out off by" in verdict(workload, device=kernel_path.device).complaint
+
+
+def test_memory_that_nobody_wrote_is_not_an_earlier_result(torch_path, monkeypatch):
+    """The gate fills freed memory before each job."""
+    order = []
+    monkeypatch.setattr("bench.gate.poison", lambda *_: order.append("poison"))
+    wrong(monkeypatch, "ours", lambda call: lambda *args: (order.append("ours"), call(*args))[1])
+    verdict(SMALL["stn-tutorial"])
+    assert order[-2:] == ["poison", "ours"]
+
+
+# --- planted faults: time ----------------------------------------------------------------------------------------
+
+
+class FakeGPU:
+    """A clock, and work for it: the host launches, and the device works through its queue behind."""
+
+    QUEUE = 1.0  # seconds of work that may wait, before a launch waits too
+
+    def __init__(self):
+        self.host = self.device = 0.0
+
+    def launch(self, work, cost=0.001):
+        self.host = max(self.host + cost, self.device - self.QUEUE)
+        self.device = max(self.host, self.device) + work
+
+    def now(self):
+        return self.host
+
+    def mark(self):
+        return max(self.host, self.device)
+
+    def synchronize(self):
+        self.host = max(self.host, self.device)
+
+    def seconds(self, start, end):
+        assert self.host >= end, "a mark that the device has not passed yet"
+        return end - start
+
+
+class Careless(FakeGPU):
+    """Of which nobody waits for the device."""
+
+    def synchronize(self):
+        pass
+
+
+def a_step(gpu, work, before=0.0, log=None, name=None):
+    def run(_):
+        gpu.launch(work)
+        if log is not None:
+            log.append(name)
+
+    return Step(lambda: gpu.launch(before) if before else None, run)
+
+
+def test_the_devices_time_is_that_of_its_work():
+    gpu = FakeGPU()
+    assert measure.device_times(gpu, a_step(gpu, 0.3), 4) == pytest.approx([0.301, 0.3, 0.3, 0.3])
+    assert measure.device_times(gpu, a_step(gpu, 0.3, before=7), 4) == pytest.approx([0.3] * 4)  # prepared: not timed
+    flush = measure.device_times(gpu, a_step(gpu, 0.3), 4, before=lambda: gpu.launch(2))
+    assert flush == pytest.approx([0.3] * 4)
+
+
+def test_the_hosts_time_is_that_of_the_launch():
+    gpu = FakeGPU()
+    assert measure.host_times(gpu, a_step(gpu, 2.0, before=7), 5) == pytest.approx([0.001] * 5)
+
+
+def test_a_missing_synchronisation_is_noticed():
+    """By what a clock says of marks, and by a host that waits in its launches."""
+    gpu = Careless()
+    with pytest.raises(AssertionError, match="not passed"):
+        measure.device_times(gpu, a_step(gpu, 0.3), 4)
+    gpu = Careless()
+    assert max(measure.host_times(gpu, a_step(gpu, 2.0), 5)) > 0.5
+
+
+def test_steps_take_turns():
+    gpu, log = FakeGPU(), []
+    steps = {name: a_step(gpu, work, 0, log, name) for name, work in [("a", 0.001), ("b", 0.02), ("c", 0.2)]}
+    times = measure.interleaved(gpu, steps, seconds=1.0)
+    assert times["c"] == pytest.approx([0.2] * len(times["c"]), rel=0.01)
+    turns = [name for k, name in enumerate(log) if k == 0 or log[k - 1] != name][3:]  # after the first look
+    rounds = len(times["c"])
+    assert rounds >= measure.FEWEST_ROUNDS
+    # in each round everybody once, and everybody begins as often as others (one name may end one and begin the next)
+    assert len(times["a"]) == measure.IN_A_ROW * rounds
+    assert len(times["b"]) == 2 * rounds
+    assert set(turns[:3]) == {"a", "b", "c"}
+    firsts = [log[6 + k * (measure.IN_A_ROW + 3)] for k in range(3)]
+    assert set(firsts) == {"a", "b", "c"}
+
+
+def test_steps_are_what_their_names_say(torch_path):
+    workload = SMALL["kornia-affine-n8"]
+    inputs = make_inputs(workload, CPU)
+    calls = []
+    job = RIVALS["ours"](workload, inputs)
+    steps = steps_of(job._replace(call=lambda *args: (calls.append(1), job.call(*args))[1]), inputs)
+    assert list(steps) == ["forward", "backward", "both"]
+    out = steps["forward"].run(steps["forward"].prepare())
+    assert out.shape == (2, 3, *workload.size)
+    prepared = steps["backward"].prepare()
+    assert len(calls) == 2
+    gradients = steps["backward"].run(prepared)
+    assert len(calls) == 2  # forward is not part of it
+    for ours, both in zip(gradients, steps["both"].run(steps["both"].prepare()), strict=True):
+        torch.testing.assert_close(ours, both)
+    assert [g.shape for g in gradients] == [inputs.image.shape, inputs.theta.shape]
+    assert len(calls) == 3
+    nothing = SMALL["drqv2"]
+    inputs = make_inputs(nothing, CPU)
+    assert list(steps_of(RIVALS["ours"](nothing, inputs), inputs)) == ["forward"]
+
+
+def test_a_cpu_gets_fewer_images_until_pytorch_is_fast_enough(monkeypatch):
+    on_cpu = runner.Runner.on(CPU)
+    batches = []
+
+    def device_times(clock, step, count):
+        batches.append(step.run(step.prepare())[0].shape[0])
+        return [0.01 * batches[-1]] * count
+
+    monkeypatch.setattr(runner, "device_times", device_times)
+    fitted = on_cpu.fitted(SMALL["stn-tutorial"].with_batch(40))
+    assert fitted.image[0] == 5
+    assert batches == [40, 5]
+    monkeypatch.setattr(runner, "LONGEST_ON_CPU", 0.001)
+    assert on_cpu.fitted(SMALL["stn-tutorial"].with_batch(40)).image[0] == 1
+
+
+def test_peak_bytes():
+    made = Step(lambda: None, lambda _: torch.zeros(1000) + torch.ones(1000))
+    assert peak_bytes(made, CPU) == 12000
+
+
+def test_a_copys_bandwidth(monkeypatch):
+    taken = iter([[1.0, 1.0], [0.5] * 11])
+    monkeypatch.setattr(traffic, "device_times", lambda *args: next(taken))
+    assert traffic.copy_bandwidth(clock.HostClock(), CPU) == 2 * 2**27 / 0.5
+
+
+# --- the command line --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_workloads(torch_path, monkeypatch):
+    monkeypatch.setattr(command_line, "WORKLOADS", [SMALL["stn-tutorial"], SMALL["mnist-tps"]])
+    monkeypatch.setattr(traffic, "device_times", lambda *args: [0.01])
+
+
+def run(*arguments):
+    return command_line.main(["--device", "cpu", "--seconds", "0", *map(str, arguments)])
+
+
+def test_a_run_says_and_writes_everything(two_workloads, tmp_path, capsys):
+    file = tmp_path / "results.json"
+    assert run("--only", "zeros", "--json", file) == 0
+    printed = capsys.readouterr().out
+    written = results.read(file)
+    assert [row["name"] for row in written["rows"]] == ["stn-tutorial", "mnist-tps"]
+    assert written["environment"]["versions"]["torch"] == torch.__version__
+    assert {"device", "driver", "commit", "date", "threads"} <= set(written["environment"])
+    for row in written["rows"]:
+        assert list(row["rivals"]) == list(RIVALS)
+        for name, result in row["rivals"].items():
+            assert ("eager" in result) != ("missing" in result)
+            assert (
+                f"{name}: missing: {result['missing']}" in printed if "missing" in result else f"    {name}" in printed
+            )
+            for samples in result.get("eager", {}).values():
+                assert len(samples) >= measure.FEWEST_ROUNDS
+                assert all(sample > 0 for sample in samples)
+    assert [line.split()[0] for line in printed.splitlines()[-2:]] == ["stn-tutorial", "mnist-tps"]
+    json.loads(file.read_text())
+
+
+def test_a_red_run_exits_with_1(two_workloads, monkeypatch, capsys):
+    wrong(monkeypatch, "ours", FAULTS["twice theta's gradient"])
+    assert run("--only", "stn-tutorial", "--against", "pytorch") == 1
+    printed = capsys.readouterr().out
+    assert "ours: RED, not timed: d_parameters off by" in printed
+    assert "red or missing" in printed
+
+
+def test_a_workload_that_fails_is_said_and_the_others_run(two_workloads, monkeypatch, capsys):
+    def broken(workload, inputs):
+        if workload.transform == "affine":
+            raise ValueError("no such thing")
+        return right(workload, inputs)
+
+    right = RIVALS["pytorch"]
+    monkeypatch.setitem(RIVALS, "pytorch", broken)
+    assert run("--only", "zeros", "--against", "one_gemm") == 1
+    printed = capsys.readouterr().out
+    assert "FAILED: ValueError: no such thing" in printed
+    assert "one_gemm" in printed.splitlines()[-3]
+
+
+def test_the_list(capsys):
+    assert command_line.main(["--list"]) == 0
+    printed = capsys.readouterr().out
+    for name in [*BY_NAME, *RIVALS, "svhn-cnn"]:
+        assert name in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "no such words"], "--only: no workload"),
+        (["--against", "nobody"], "--against: invalid choice"),
+        (["--json", "/no/such/folder/file.json"], "--json: expected a file in a folder that exists"),
+    ],
+)
+def test_bad_arguments(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        command_line.main(arguments)
+    assert message in capsys.readouterr().err
+
+
+# --- the paper's network -----------------------------------------------------------------------------------------
+
+
+def test_the_papers_network(torch_path, monkeypatch):
+    monkeypatch.setattr(svhn, "BATCH", 2)
+    monkeypatch.setattr(svhn, "HIDDEN", (16,))
+    monkeypatch.setattr(svhn, "CONVOLUTIONS", [(4, pooled) for _, pooled in svhn.CONVOLUTIONS])
+    result = svhn.measure(clock.HostClock(), CPU, seconds=0.0)
+    assert set(result["seconds"]) == set(svhn.MODELS)
+    result["seconds"] = {"cnn": [1.0], "ours": [1.05], "pytorch": [1.5]}
+    table = report.paper_table(result)
+    assert "+5.0%" in table
+    assert "+50.0%" in table
+    assert "+6%" in table
+
+
+def test_the_papers_network_has_its_sizes():
+    model = svhn.build(svhn.WARPS["ours"])
+    kinds = [type(layer).__name__ for layer in model]
+    assert [k for k, kind in enumerate(kinds) if kind == "SpatialTransformer"] == [0, 4, 7, 11]
+    assert all(kinds[k + 1] == "Conv2d" for k in (0, 4, 7, 11))
+    assert sum(p.numel() for p in svhn.build(None).parameters()) == sum(
+        math.prod(shape) + shape[0]
+        for shape in [
+            (48, 3, 25), (64, 48, 25), (128, 64, 25), (160, 128, 25), (192, 160, 25), *[(192, 192, 25)] * 3,
+            (3072, 192 * 16), (3072, 3072), (3072, 3072), (55, 3072),
+        ]
+    )  # fmt: skip
+
+
+def test_a_transformer_that_is_wrong_is_not_timed(torch_path, monkeypatch):
+    monkeypatch.setattr(svhn, "HIDDEN", (16,))
+    monkeypatch.setattr(svhn, "CONVOLUTIONS", [(4, pooled) for _, pooled in svhn.CONVOLUTIONS])
+    transformer = svhn.WARPS["ours"]
+    monkeypatch.setitem(svhn.WARPS, "ours", lambda localisation: transformer(localisation, align_corners=True))
+    result = svhn.measure(clock.HostClock(), CPU, seconds=0.0)
+    assert "logits off by" in result["red"]
+    assert "RED" in report.paper_table(result)
