@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from . import report, results, svhn
 from .rivals import RIVALS
-from .runner import Runner
+from .runner import Runner, ours_is_there
 from .traffic import copy_bandwidth
 from .workloads import WORKLOADS, Workload
 
@@ -87,8 +87,3 @@ def run(runner: Runner, workloads: list[Workload], with_paper: bool, file: Path 
 def line_of(workload: Workload) -> str:
     """A workload's line in the list."""
     return f"{workload.description} ({workload.source})"
-
-
-def ours_is_there(row: dict[str, Any]) -> bool:
-    """Whether ours was timed: it is neither missing nor red."""
-    return "eager" in row.get("rivals", {}).get("ours", {})

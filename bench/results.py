@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import platform
 import subprocess
@@ -28,9 +29,17 @@ def environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "commit": _output("git", "-C", str(ROOT), "rev-parse", "HEAD"),
-        "changed": bool(_output("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no")),
+        "source": source(),
         "date": datetime.date.today().isoformat(),
     }
+
+
+def source() -> str:
+    """A digest of the package's own files: what was measured, where there is no repository or it was changed."""
+    digest = hashlib.sha256()
+    for file in sorted((ROOT / "stn_triton").rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def write(file: Path, environment: dict[str, Any], rows: list[dict[str, Any]], **others: Any) -> None:

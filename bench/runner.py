@@ -133,3 +133,8 @@ class Runner(NamedTuple):
         """Of the last pass; on a CPU compiled code hides what it takes."""
         hidden = self.device.type == "cpu" and name.startswith("compile")
         return None if hidden else peak_bytes(step, self.device)
+
+
+def ours_is_there(row: dict[str, Any]) -> bool:
+    """Whether ours was timed in a row: it is neither missing nor red."""
+    return "eager" in row.get("rivals", {}).get("ours", {})

@@ -190,7 +190,7 @@ def test_what_is_wrong_is_not_timed(torch_path, monkeypatch, name, fault):
         assert "off by" in row["rivals"][name]["red"]
     assert "eager" not in row["rivals"][name]
     assert ("eager" in row["rivals"]["pytorch"]) == (name != "ours")
-    assert command_line.ours_is_there(row) == (name != "ours")
+    assert runner.ours_is_there(row) == (name != "ours")
 
 
 def test_a_kernel_that_is_wrong_is_caught(kernel_path, monkeypatch):

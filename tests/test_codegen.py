@@ -14,10 +14,11 @@ pytest.importorskip("triton")
 
 from bench.codegen.assembly import parse_gcn, parse_sass
 from bench.codegen.budget import over_budget
-from bench.codegen.cases import Case, checked
+from bench.codegen.cases import Case, checked, measured
 from bench.codegen.check import faults, worse
 from bench.codegen.count import GCN, SASS, Count, Path, Share, Work, paths
 from bench.codegen.flow import control_flow
+from bench.workloads import WORKLOADS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -185,3 +186,13 @@ def test_compiled_code(module):
         [sys.executable, "-m", *module.split()], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+
+
+def test_every_workload_is_a_case_of_the_report():
+    cases = list(measured())
+    labels = [case.label for case in cases]
+    assert len(set(labels)) == len(labels)
+    backward = {"none": set(), "image": {"d_image"}, "theta": {"d_theta"}, "both": {"both"}}
+    for workload in WORKLOADS:
+        of_workload = {case.work for case in cases if case.workload is workload}
+        assert of_workload == {"forward"} | backward[workload.needs]

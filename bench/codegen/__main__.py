@@ -2,6 +2,7 @@
 
 python -m bench.codegen                 # the tables of bench/README.md: affine on sm_90, and the host's cost
 python -m bench.codegen --only gfx942   # of the cases that are checked, those of one GPU
+python -m bench.codegen --workloads     # the workloads that python -m bench times
 python -m bench.codegen --check         # against the pinned figures: what got worse
 python -m bench.codegen --pin           # after an intended change, or for another triton
 """
@@ -23,28 +24,32 @@ import triton
 from tqdm import tqdm
 
 from . import host
-from .cases import Case, checked, everything, headline
+from .cases import Case, checked, everything, headline, measured
 from .check import Measured, complaints, measure, pinned_file, read_pinned, write_pinned
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m bench.codegen", description="What the compiler makes of the kernels.")
     parser.add_argument("--only", metavar="WORDS", help="cases whose label has all of these words")
+    parser.add_argument("--workloads", action="store_true", help="the workloads that python -m bench times, on sm_90")
     parser.add_argument("--all", action="store_true", help="every choice of a user with every other: hours")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was counted")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--check", action="store_true", help="compare with the pinned figures; exit 1 if one got worse")
     action.add_argument("--pin", action="store_true", help="pin these figures for the installed triton")
     options = parser.parse_args(arguments)
-    if options.pin and (options.only or options.all):
-        parser.error("--pin: expected neither --only nor --all, all that is checked is pinned at once")
+    if (options.pin and options.only) or ((options.pin or options.check) and (options.all or options.workloads)):
+        parser.error(
+            "--pin, --check: expected neither --all nor --workloads, nor --pin --only: they have their own cases"
+        )
 
     if options.json and not options.json.parent.is_dir():
         parser.error(f"--json: expected a file in a folder that exists, got {options.json}")
 
-    whole = not (options.only or options.all or options.check or options.pin)
+    whole = not (options.only or options.all or options.workloads or options.check or options.pin)
     words = (options.only or "").split()
-    chosen = headline() if whole else everything() if options.all else checked()
+    others = everything if options.all else measured if options.workloads else checked
+    chosen = headline() if whole else others()
     cases = [case for case in chosen if set(words) <= set(case.label.split())]
     if not cases:
         parser.error(f"--only: no case has all of the words {words}")

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from unittest import mock
 
 import torch
-import triton
 import triton.language as tl
 
-from stn_triton import TRANSFORMS, BasisExpansion, Transform, launch, plan
+from stn_triton import TRANSFORMS, Transform, launch, plan
 from stn_triton.layout import ImageLike
 from stn_triton.spec import MODES, PADDING_MODES, WarpSpec
 
+from ..inputs import transform_of
+from ..polynomial import POLYNOMIAL
+from ..workloads import WORKLOADS, Workload
 from .capture import TARGETS, Launch, compiled_for
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -24,15 +26,8 @@ PASSES = ("forward", "d_theta", "d_image", "both")  #: both: gradients
 SIZES = ("small", "far", "long")  #: far: 64-bit offsets; long: those, and an axis that float32 cannot number
 
 
-@triton.jit
-def polynomial(k, x, y):
-    """1, x, y, x^2, x y, y^2."""
-    linear = tl.where(k == 0, 1.0, tl.where(k == 1, x, y))
-    return tl.where(k < 3, linear, tl.where(k == 3, x * x, tl.where(k == 4, x * y, y * y)))
-
-
-# A basis of a user's own beside those that have names; its torch form is not called here.
-OBJECTS: dict[str, Transform] = {"polynomial": BasisExpansion(polynomial, 6, torch.stack)}
+# A basis of a user's own beside those that have names.
+OBJECTS: dict[str, Transform] = {"polynomial": POLYNOMIAL}
 
 
 @dataclass(frozen=True)
@@ -47,10 +42,17 @@ class Case:
     dtype: str = "float32"
     layout: str = "contiguous"
     work: str = "forward"  #: one of `PASSES`
-    shape: tuple[int, int, int, int] = (8, 3, 256, 256)  #: of the image, and of the output
+    shape: tuple[int, int, int, int] = (8, 3, 256, 256)  #: of the image, and of the output unless `workload` has one
     size: str = "small"  #: one of `SIZES`
     transforms: int | None = None  #: of every image
     mask: bool = False
+    workload: Workload | None = None  #: whose warp this is
+
+    @classmethod
+    def of(cls, workload: Workload, work: str) -> Case:
+        """A pass of a workload."""
+        shared = {name: getattr(workload, name) for name in CASES_AND_WORKLOADS}
+        return cls(work=work, shape=workload.image, workload=workload, **shared)
 
     @property
     def label(self) -> str:
@@ -60,6 +62,7 @@ class Case:
         parts += ["align_corners"] * self.align_corners + [self.size] * (self.size != "small")
         parts += [f"{self.transforms} transforms"] * (self.transforms is not None)
         parts += ["mask"] * self.mask
+        parts += [self.workload.name] if self.workload else []
         return " ".join(parts)
 
     @property
@@ -69,11 +72,12 @@ class Case:
 
     def launches(self) -> list[Launch]:
         """What the launcher asks for: one kernel."""
-        n, _, h, w = self.shape
-        transform = (TRANSFORMS | OBJECTS)[self.transform]
+        n = self.shape[0]
+        h, w = self.workload.size if self.workload else self.shape[2:]
+        transform = transform_of(self.workload) if self.workload else (TRANSFORMS | OBJECTS)[self.transform]
         many = () if self.transforms is None else (self.transforms,)
         spec = WarpSpec(transform, self.mode, self.padding_mode, self.align_corners, (h, w), self.transforms, self.mask)
-        image = self._image()
+        image = self._images(self.shape[2:])
         fill = torch.zeros(self.shape[:2]) if self.padding_mode == "fill" else None
         theta = torch.zeros(1).expand(n, *many, *transform.parameter_shape((h, w)))
         with ExitStack() as stack:
@@ -86,19 +90,34 @@ class Case:
                 launch.forward(spec, image, theta, fill, image.dtype)
             else:
                 needs = self.work in ("d_image", "both"), self.work in ("d_theta", "both")
-                d_out = image if self.transforms is None else image[:, None].expand(-1, self.transforms, -1, -1, -1)
+                d_out = self._images((h, w))
+                d_out = d_out if self.transforms is None else d_out[:, None].expand(-1, self.transforms, -1, -1, -1)
                 d_mask = torch.zeros(1).expand(n, *many, 1, h, w) if self.mask else None
                 launch.backward(spec, d_out, d_mask, image, ImageLike.of(image), theta, fill, *needs)
         return launches
 
-    def _image(self) -> torch.Tensor:
-        n, c, h, w = self.shape
+    def _images(self, size: tuple[int, ...]) -> torch.Tensor:
+        (n, c), (h, w) = self.shape[:2], size
         dtype = DTYPES[self.dtype]
         if self.layout == "channels_last":
             return torch.empty(n, h, w, c, dtype=dtype).permute(0, 3, 1, 2)
         if self.layout == "strided":  # every second column of a contiguous one
             return torch.empty(n, c, h, 2 * w, dtype=dtype)[..., ::2]
         return torch.empty(n, c, h, w, dtype=dtype)
+
+
+CASES_AND_WORKLOADS = (
+    "transform", "mode", "padding_mode", "align_corners", "dtype", "layout", "transforms", "mask"
+)  # fmt: skip
+
+
+def measured() -> Iterator[Case]:
+    """The passes of the workloads that ``python -m bench`` times, on sm_90."""
+    gradients = {"image": "d_image", "theta": "d_theta", "both": "both"}
+    for workload in WORKLOADS:
+        yield Case.of(workload, "forward")
+        if workload.needs in gradients:
+            yield Case.of(workload, gradients[workload.needs])
 
 
 def headline() -> Iterator[Case]:

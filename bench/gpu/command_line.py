@@ -1,0 +1,85 @@
+"""Command line of the measurements on a GPU.
+
+python -m bench.gpu                   # all stages, each of at most eight minutes, the most valuable first
+python -m bench.gpu headline tiles    # some of them
+python -m bench.gpu --out FOLDER      # where results go; what is there already is not measured again
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from .. import results
+from ..report import heading
+from ..runner import Runner
+from ..traffic import copy_bandwidth
+from .stages import STAGES, Item, Stage
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m bench.gpu", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)}; all by default")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", default=results.FOLDER, help="%(default)s")
+    parser.add_argument("--seconds", type=float, default=480, help="of each stage at most; default %(default)g")
+    options = parser.parse_args(arguments)
+    for name in options.stages:
+        if name not in STAGES:
+            parser.error(f"expected a stage of {', '.join(STAGES)}, got {name!r}")
+    if not torch.cuda.is_available():
+        parser.error("expected a CUDA GPU, found none: nothing is measured")
+    options.out.mkdir(parents=True, exist_ok=True)
+    runner = Runner.on(torch.device("cuda"))
+    environment, bandwidth = results.environment(runner.device), copy_bandwidth(runner.clock, runner.device)
+    print(heading(environment, bandwidth, cold=False), flush=True)
+    device = re.sub(r"[^a-z0-9]+", "-", environment["device"].lower()).strip("-")
+    failed = False
+    for name in options.stages or STAGES:
+        file = options.out / f"{device}-{environment['date']}-{name}.json"
+        failed |= run(STAGES[name], runner, file, environment, bandwidth, time.monotonic() + options.seconds)
+    return int(failed)
+
+
+def run(
+    stage: Stage,
+    runner: Runner,
+    file: Path,
+    environment: dict[str, Any],
+    bandwidth: float,
+    end: float,
+    now: Callable[[], float] = time.monotonic,
+) -> bool:
+    """Measures what the file does not have yet, until the time is over; prints all of it. Whether something failed.
+
+    The file is written after each item. What another state of the package measured is measured again.
+    """
+    rows: list[dict[str, Any]] = []
+    if file.exists():
+        earlier = results.read(file)
+        if earlier["environment"]["source"] == environment["source"]:
+            rows = [row for row in earlier["rows"] if "failed" not in row]
+    known = {row["name"] for row in rows}
+    items: list[Item] = [item for item in stage.items(runner, end) if item.name not in known]
+    left = []
+    for item in tqdm(items, unit="item", desc=file.stem, disable=None):
+        if now() > end:
+            left.append(item.name)
+            continue
+        try:
+            row = {**item.measure(), "name": item.name}
+        except Exception as error:
+            row = {"name": item.name, "failed": f"{type(error).__name__}: {error}"}
+        rows.append(row)
+        results.write(file, environment, rows, copy_bandwidth=bandwidth)
+    print(f"\n{file.stem}\n{stage.table(rows, bandwidth)}")
+    if left:
+        print(f"time is over: {len(left)} left for the next call, from {left[0]} on")
+    print(flush=True)
+    return any(stage.failed(row) for row in rows)

@@ -1,0 +1,193 @@
+"""The measurements for a GPU, as far as they are not measurements: what is done, resumed, refused and said."""
+
+import time
+
+import pytest
+import torch
+
+from bench import results
+from bench.gpu import command_line, stages, suite, tiles
+from bench.gpu.stages import Item, Stage
+from bench.runner import Runner
+from bench.workloads import WORKLOADS
+
+CPU = torch.device("cpu")
+ENVIRONMENT = {"source": "this", "kind": "cpu", "device": "none", "date": "2026-01-01"}
+SMALL = {workload.name: workload.shrunk() for workload in WORKLOADS}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_nothing_is_measured(capsys):
+    with pytest.raises(SystemExit):
+        command_line.main([])
+    assert "expected a CUDA GPU" in capsys.readouterr().err
+
+
+def test_an_unknown_stage(capsys):
+    with pytest.raises(SystemExit):
+        command_line.main(["nonsense"])
+    assert "expected a stage of headline, tests, tiles, others, got 'nonsense'" in capsys.readouterr().err
+
+
+class Measured:
+    """Items that say when they are measured."""
+
+    def __init__(self, names, broken=()):
+        self.log, self.broken, self.names = [], set(broken), names
+        self.clock = 0.0
+        self.stage = Stage(self.items, lambda rows, _: str([row["name"] for row in rows]), lambda row: "failed" in row)
+
+    def items(self, runner, end):
+        return [Item(name, lambda name=name: self.measure(name)) for name in self.names]
+
+    def measure(self, name):
+        self.clock += 1
+        self.log.append(name)
+        if name in self.broken:
+            raise RuntimeError("out of luck")
+        return {"value": len(self.log)}
+
+    def run(self, file, end=100.0, environment=ENVIRONMENT):
+        return command_line.run(self.stage, Runner.on(CPU), file, environment, 1.0, end, lambda: self.clock)
+
+
+def test_a_stage_is_resumed_where_time_was_over(tmp_path, capsys):
+    file, measured = tmp_path / "stage.json", Measured("abcd")
+    assert not measured.run(file, end=1.5)
+    assert measured.log == ["a", "b"]
+    assert "2 left for the next call, from c on" in capsys.readouterr().out
+    assert not measured.run(file)
+    assert measured.log == ["a", "b", "c", "d"]
+    assert [row["name"] for row in results.read(file)["rows"]] == ["a", "b", "c", "d"]
+    assert [row["value"] for row in results.read(file)["rows"]] == [1, 2, 3, 4]
+    measured.run(file)
+    assert len(measured.log) == 4
+
+
+def test_what_failed_is_said_and_tried_again(tmp_path):
+    file, measured = tmp_path / "stage.json", Measured("abc", broken="b")
+    assert measured.run(file)
+    assert measured.log == ["a", "b", "c"]
+    assert results.read(file)["rows"][1] == {"name": "b", "failed": "RuntimeError: out of luck"}
+    measured.broken.clear()
+    assert not measured.run(file)
+    assert measured.log == ["a", "b", "c", "b"]
+
+
+def test_what_another_package_measured_is_measured_again(tmp_path):
+    file, measured = tmp_path / "stage.json", Measured("ab")
+    measured.run(file)
+    measured.run(file, environment={**ENVIRONMENT, "source": "that"})
+    assert measured.log == ["a", "b", "a", "b"]
+    assert len(results.read(file)["rows"]) == 2
+
+
+def test_stages_have_items_of_their_own():
+    runner = Runner.on(CPU)
+    names = {name: [item.name for item in stage.items(runner, 0.0)] for name, stage in stages.STAGES.items()}
+    for of_stage in names.values():
+        assert len(set(of_stage)) == len(of_stage)
+    assert {*names["headline"], *names["others"]} >= {"svhn-cnn", *SMALL, "large-c3, cold"}
+    assert "test_warp.py" in names["tests"]
+    assert "large-c1 backward" in names["tiles"]
+
+
+def test_headline_rows(torch_path, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(stages, "WORKLOADS", [SMALL["stn-tutorial"], SMALL["mesh"]])
+    monkeypatch.setattr(stages.svhn, "measure", lambda *_: {"red": "planted"})
+    runner = Runner.on(CPU, ["kornia"], seconds=0.0)
+
+    def run(name):
+        end = time.monotonic() + 60
+        return command_line.run(stages.STAGES[name], runner, tmp_path / name, ENVIRONMENT, 1e9, end)
+
+    assert run("headline")
+    printed = capsys.readouterr().out
+    assert "RED, not timed: planted" in printed
+    assert "stn-tutorial: 2x1x23x28" in printed
+    assert not run("others")
+    assert [row["name"] for row in results.read(tmp_path / "others")["rows"]] == ["mesh", "stn-tutorial, cold"]
+
+
+# --- the test-suite ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def a_project(tmp_path, monkeypatch):
+    (tmp_path / "tests").mkdir()
+    monkeypatch.setattr(suite, "ROOT", tmp_path)
+    monkeypatch.setattr(suite.importlib.util, "find_spec", lambda name: None)
+
+    def write(name, text):
+        (tmp_path / "tests" / name).write_text(text)
+
+    return write
+
+
+def test_a_test_file_is_run_and_its_failures_named(a_project):
+    a_project("test_good.py", "def test_a(): pass\ndef test_b(): pass\n")
+    a_project("test_bad.py", "def test_a(): pass\ndef test_b(): assert 1 == 2\n")
+    end = time.monotonic() + 60
+    good, bad = suite.run("test_good.py", end), suite.run("test_bad.py", end)
+    assert (good["passed"], bad["passed"]) == (True, False)
+    assert good["words"].startswith("2 passed")
+    assert bad["failures"][0].startswith("FAILED tests/test_bad.py::test_b")
+    table = suite.table([{"name": "test_good.py", **good}, {"name": "test_bad.py", **bad}])
+    assert "2 passed" in table
+    assert "FAILED tests/test_bad.py::test_b" in table
+
+
+def test_a_test_file_that_does_not_end(a_project):
+    a_project("test_slow.py", "import time\ndef test_a(): time.sleep(60)\n")
+    with pytest.raises(TimeoutError, match="no end within"):
+        suite.run("test_slow.py", time.monotonic() + 1)
+
+
+def test_a_missing_sanitizer_is_said(monkeypatch):
+    monkeypatch.setattr(suite.shutil, "which", lambda name: None)
+    monkeypatch.setattr(suite.Path, "exists", lambda self: False)
+    assert "not installed" in suite.memcheck(0.0)["words"]
+
+
+# --- launch shapes -----------------------------------------------------------------------------------------------
+
+
+def test_the_pinned_shape_comes_first_and_others_are_its_neighbours():
+    pinned = tiles.configs.THREE_CHANNELS
+    found = tiles.shapes(pinned)
+    assert found[0] == (pinned, tiles.configs.ENOUGH_PROGRAMS)
+    assert len(set(found)) == len(found)
+    for config, programs in found:
+        changed = {f for f in pinned._fields if getattr(config, f) != getattr(pinned, f)}
+        assert changed <= {"tile_h", "tile_w"} or len(changed) <= 1
+        assert not changed or programs == tiles.configs.ENOUGH_PROGRAMS
+        assert config.tile_h * config.tile_w * config.lanes_c in tiles.LANES
+
+
+@pytest.mark.parametrize("name", ["forward", "backward"])
+def test_shapes_are_launched_and_what_is_wrong_is_refused(kernel_path, monkeypatch, name):
+    config = tiles.configs.THREE_CHANNELS._replace(unroll=1)
+    impossible, smaller = config._replace(channels=2), config._replace(tile_h=16, tile_w=8)
+    monkeypatch.setattr(tiles, "shapes", lambda pinned: [tiles.Shape(c, 792) for c in (pinned, smaller, impossible)])
+    row = tiles.search(Runner.on(kernel_path.device, seconds=0.0), SMALL["kornia-affine-n8"], name)
+    labels = list(row["seconds"])
+    assert len(labels) == 2
+    assert labels[0] == row["pinned"]
+    assert "tile_h=16 tile_w=8" in labels[1]
+    assert "expected one for 3 channels" in row["refused"][tiles.Shape(impossible, 792).label]
+    table = tiles.table([{"name": f"kornia {name}", **row}])
+    assert "1.00" in table
+    assert "refused: kornia" in table
+
+
+def test_a_shape_of_a_pass_is_not_the_others(kernel_path, monkeypatch):
+    seen = []
+    choose = tiles.plan._config
+    monkeypatch.setattr(tiles.plan, "_config", lambda *arguments: seen.append(arguments[0]) or choose(*arguments))
+    workload = SMALL["kornia-affine-n1"]
+    inputs = tiles.make_inputs(workload, kernel_path.device)
+    step = tiles.steps_of(tiles.RIVALS["ours"](workload, inputs), inputs)["both"]
+    with tiles.launched_as(False, None) as own:
+        step.run(step.prepare())
+    assert seen == [True, False]
+    assert len(own) == 1
