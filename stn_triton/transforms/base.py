@@ -96,7 +96,7 @@ class Transform(ABC):
         transforms = self.check_theta(theta, size)
         dtype = torch.promote_types(theta.dtype, torch.float32)
         grid, _ = self.make_grid(theta if transforms is None else theta.flatten(0, 1), size, align_corners, dtype)
-        grid = grid.to(theta.dtype).contiguous()
+        grid = grid.to(theta.dtype).clone(memory_format=torch.contiguous_format)  # nobody else's, theta's least of all
         # Not a view to autograd, which would forbid some in-place operations on it.
         return torch.ops.aten._unsafe_view(grid, (*theta.shape[: 1 if transforms is None else 2], *size, 2))
 

@@ -78,10 +78,6 @@ class Dense(Transform):
     def size_of(self, theta):
         return (1, 1, 1, *theta.shape)[-3:-1]
 
-    def grid(self, theta, size, align_corners=False):
-        """As in the base class: a copy of theta."""
-        return super().grid(theta, size, align_corners).clone()
-
     def grid_of(self, theta, size, align_corners=False):
         return theta
 

@@ -42,12 +42,27 @@ def bounded_forms_over_grid(rows: Tensor, size: tuple[int, int], align_corners: 
     return of_pixels.view(batch, h, w, count)
 
 
+def planar_bases(size: tuple[int, int], align_corners: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(3, 2h) and (2, w) whose products with rows (N R, 3) are forms (N R, h, w) in planes of their own.
+
+    The first gives a and b y + c of each target row, the second a x + (b y + c) of each pixel.
+    """
+    return tuple(torch.from_numpy(basis) for basis in _planar_bases(*size, align_corners, dtype))  # type: ignore
+
+
+@lru_cache(maxsize=64)
+def _planar_bases(h: int, w: int, align_corners: bool, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Kept as numpy arrays, since a tensor made under inference mode could not be used outside it."""
+    number = np.float64 if dtype == torch.float64 else np.float32
+    x, y = (normalised(np.arange(n, dtype=number), n, align_corners) for n in (w, h))
+    by_row = np.zeros((3, h, 2), number)
+    by_row[0, :, 0], by_row[1, :, 1], by_row[2, :, 1] = 1, y, 1
+    return by_row.reshape(3, -1), np.stack([x, np.ones_like(x)])
+
+
 @lru_cache(maxsize=64)
 def _bases(count: int, h: int, w: int, align_corners: bool, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """(3R, 2Rh): rows of theta to each target row's coefficients; (2R, Rw): those to the forms at its points.
-
-    Kept as numpy arrays, since a tensor made under inference mode could not be used outside it.
-    """
+    """(3R, 2Rh): rows of theta to each target row's coefficients; (2R, Rw): those to the forms at its points."""
     number = np.float64 if dtype == torch.float64 else np.float32
     x, y = (normalised(np.arange(n, dtype=number), n, align_corners) for n in (w, h))
     by_row = np.zeros((count, 3, h, count, 2), number)
