@@ -21,10 +21,15 @@ TESTS = [
     "test_warp.py", "test_identity.py", "test_special_points.py", "test_launch_shapes.py", "test_layouts.py",
     "test_gradients.py", "test_several_transforms.py", "test_flow.py", "test_geometry.py", "test_tps.py",
     "test_transforms.py", "test_memory.py", "test_piecewise_affine.py", "test_fill_and_mask.py",
-    "test_basis_expansion.py", "test_torch_path.py",
+    "test_basis_expansion.py", "test_torch_path.py", "test_bench.py", "test_bench_gpu.py",
 ]  # fmt: skip
 # Tests of a file's own, which come first: most mutants fall to them.
 OWN_TESTS = {
+    **dict.fromkeys(
+        [f"bench/{name}.py" for name in ("gate", "measure", "runner", "steps", "traffic")], "test_bench.py"
+    ),
+    "bench/gpu/command_line.py": "test_bench_gpu.py",
+    "bench/gpu/tiles.py": "test_bench_gpu.py",
     "configs.py": "test_launch_shapes.py",
     "eager.py": "test_torch_path.py",
     "transforms/kept_basis.py": "test_torch_path.py",
@@ -38,7 +43,7 @@ OWN_TESTS = {
     "transforms/expansion.py": "test_basis_expansion.py",
     "transforms/flow.py": "test_flow.py",
     "transforms/piecewise_affine.py": "test_piecewise_affine.py",
-    "transforms/projective.py": "test_special_points.py",
+    "transforms/projective.py": "test_torch_path.py",
     "transforms/thin_plate_spline.py": "test_tps.py",
 }
 
@@ -340,6 +345,51 @@ MUTANTS = {
     ),
     "CPU path, a basis row off": (
         "transforms/homogeneous.py", "by_row[r, 2, :, r, 1] = 1", "by_row[r, 2, 1:, r, 1] = 1",
+    ),
+    "CPU path, a denominator's gradient of the wrong sign": (
+        "transforms/projective.py", ".addcmul_(d_q, v).neg_()", ".addcmul_(d_q, v)",
+    ),
+    "CPU path, a homography whose second derivatives are lost": (
+        "transforms/projective.py", "if torch.is_grad_enabled():  # a graph of", "if False:  # a graph of",
+    ),
+    "CPU path, NaN taken for bounded": (
+        "torch_sampler.py", "float(torch.dot(flat, flat)) < 0.5 * bound(values.dtype) ** 2", "not float(torch.dot(flat, flat)) >= 0.5 * bound(values.dtype) ** 2",
+    ),
+    "CPU path, a grid that is somebody else's": (
+        "transforms/base.py", "grid.to(theta.dtype).clone(memory_format=torch.contiguous_format)", "grid.to(theta.dtype).contiguous()",
+    ),
+    "benchmark that does not wait for the device": (
+        "bench/measure.py", "    clock.synchronize()\n    return [clock.seconds", "    return [clock.seconds",
+    ),
+    "benchmark whose host waits for the device": (
+        "bench/measure.py", "        clock.synchronize()\n        start = clock.now()", "        start = clock.now()",
+    ),
+    "benchmark in which one always comes first": (
+        "bench/measure.py", "start = k % len(names)", "start = 0",
+    ),
+    "benchmark that times what is prepared": (
+        "bench/steps.py", "Step(forward, backward)", "Step(_nothing, lambda _: backward(forward()))",
+    ),
+    "gate that NaN passes": (
+        "bench/gate.py", "if not error <= self.limits[name]]", "if error > self.limits[name]]",
+    ),
+    "gate that looks at no gradient": (
+        "bench/gate.py", "leaves = {} if job.forward_only else", "leaves = {} if job else",
+    ),
+    "gate that is open": (
+        "bench/runner.py", "            if verdict.complaint:", "            if False:",
+    ),
+    "gate that closes for rivals only": (
+        "bench/runner.py", 'if "ours" in jobs else {}', "if jobs else {}",
+    ),
+    "bytes of an image that nobody can touch": (
+        "bench/traffic.py", "touched = min(image, TAPS[workload.mode] * samples * pixels * c * itemsize)", "touched = image",
+    ),
+    "results of another package taken up": (
+        "bench/gpu/command_line.py", 'if earlier["environment"]["source"] == environment["source"]:', "if earlier:",
+    ),
+    "launch shapes timed without the gate": (
+        "bench/gpu/tiles.py", "complaint = gate.judge(job, ours=True).complaint", 'complaint = ""',
     ),
 }  # fmt: skip
 

@@ -131,3 +131,65 @@ def test_export(torch_path, name):
     exported = torch.export.export(model, (torch.rand(2, 1, 8, 8),), dynamic_shapes=any_batch).module()
     images = torch.rand(5, 1, 8, 8)
     torch.testing.assert_close(exported(images), model(images))
+
+
+def a_homography(batch=2):
+    torch.manual_seed(3)
+    matrix = torch.eye(3, dtype=torch.float64) + 0.1 * torch.randn(batch, 3, 3, dtype=torch.float64)
+    matrix[1:] *= -2  # of either sign
+    return matrix.requires_grad_()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of forward mode itself
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("name", ["projective", "homography"])
+def test_quotients_have_autograds_gradients(torch_path, name, align_corners):
+    """First and second ones; and in forward mode, where autograd's own form stands in."""
+    transform, size = TRANSFORMS[name], (3, 5)
+    theta = a_homography()
+    if name == "projective":
+        theta = theta.detach().abs().flatten(1)[:, :8].requires_grad_()
+
+    def grid(theta):
+        return transform.grid(theta, size, align_corners)
+
+    assert "_Quotients" in str(transform.bounded_grid(theta, size, align_corners).grad_fn)
+    assert torch.autograd.gradcheck(grid, theta)
+    assert torch.autograd.gradgradcheck(grid, theta)
+    tangent = torch.randn_like(theta)
+    with torch.autograd.forward_ad.dual_level():
+        dual = grid(torch.autograd.forward_ad.make_dual(theta, tangent))
+        slope = torch.autograd.forward_ad.unpack_dual(dual).tangent
+    d_grid = torch.randn_like(slope)
+    (d_theta,) = torch.autograd.grad(grid(theta), theta, d_grid)
+    torch.testing.assert_close((slope * d_grid).sum(), (tangent * d_theta).sum())
+
+
+def test_a_grid_is_its_owners(torch_path):
+    """Changed in place, it changes no gradient: not even one of one pixel, whose axes lie as they please."""
+    theta = a_homography(1)
+    expected = torch.autograd.grad(TRANSFORMS["homography"].grid(theta, (1, 1)).sum(), theta)[0]
+    grid = TRANSFORMS["homography"].grid(theta, (1, 1))
+    total = grid.sum()
+    with torch.no_grad():
+        grid.fill_(torch.nan)
+    torch.testing.assert_close(torch.autograd.grad(total, theta)[0], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("layout", ["contiguous", "strided"])
+def test_values_are_bounded_together(dtype, layout):
+    """By the sum of their squares, where they lie side by side."""
+
+    def bounded(*values):
+        tensor = torch.zeros(7, 4, dtype=dtype)
+        tensor[0, : len(values)] = torch.tensor(values, dtype=dtype)
+        return torch_sampler.is_bounded(tensor if layout == "contiguous" else tensor.mT)
+
+    far = torch_sampler.bound(dtype)
+    assert bounded(0.4 * far, -0.4 * far)
+    assert not bounded(far)
+    assert not bounded(0, -far)
+    for value in (torch.nan, torch.inf, -torch.inf, 1e38):
+        assert not bounded(0, value)
+    assert torch_sampler.is_bounded(torch.empty(0, 4, dtype=dtype))

@@ -50,7 +50,7 @@ class Expansion(Transform):
         if not is_bounded(coefficients):
             return None
         grid = self.grid_of(coefficients, size, align_corners)
-        return grid if is_bounded(grid) else None
+        return grid if is_bounded(grid.movedim(-1, 1)) else None  # as its planes lie in memory
 
     def grid_of(self, coefficients, size, align_corners=False):
         xy = target_points(size, align_corners, coefficients).view(-1, 2)
@@ -60,13 +60,12 @@ class Expansion(Transform):
         return self._planes(coefficients, xy).transpose(1, 2)
 
     def _planes(self, coefficients: Tensor, xy: Tensor) -> Tensor:
-        """`expand`, some points at a time: their bases never lie in memory together."""
+        """`expand`, some points at a time: their bases never lie in memory together, and backward are made again."""
         step = max(1, BASIS_AT_ONCE // max(1, self.numbers_per_point(coefficients, xy)))
+        parts = xy.split(step, -2)
+        if len(parts) == 1:
+            return self.expand(coefficients, xy)
         if torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
-            parts = [
-                checkpoint(self.expand, coefficients, some, use_reentrant=False, preserve_rng_state=False)
-                for some in xy.split(step, -2)
-            ]
-        else:
-            parts = [self.expand(coefficients, some) for some in xy.split(step, -2)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+            keywords = {"use_reentrant": False, "preserve_rng_state": False}
+            return torch.cat([checkpoint(self.expand, coefficients, some, **keywords) for some in parts], -1)
+        return torch.cat([self.expand(coefficients, some) for some in parts], -1)
