@@ -67,6 +67,24 @@ def _memory(row: dict[str, Any], measured: dict[str, Any], bandwidth: float) -> 
     return cells
 
 
+def mode_of(rows: Iterable[dict[str, Any]]) -> str:
+    """Replayed graphs, where there are any: the time of the device alone."""
+    measured = (result for row in rows for result in row.get("rivals", {}).values())
+    return "graph" if any("graph" in result for result in measured) else "eager"
+
+
+def missing(rows: Iterable[dict[str, Any]]) -> str:
+    """Who is missing or red, why, and in how many workloads: what "-" stands for in `summary`."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for name, result in row.get("rivals", {}).items():
+            if "missing" in result or "red" in result:
+                why = result.get("missing") or f"RED: {result['red']}"
+                reasons.setdefault((name, why), []).append(row["name"])
+    few = {key: ", ".join(names) if len(names) <= 3 else f"{len(names)} workloads" for key, names in reasons.items()}
+    return "\n".join(f"{name}: {why} ({where})" for (name, why), where in few.items())
+
+
 def speed_ups(row: dict[str, Any], mode: str = "eager") -> dict[str, float]:
     """How many times as long as ours each rival's last pass takes; forward where a rival has no other."""
     times = {name: result[mode] for name, result in row.get("rivals", {}).items() if mode in result}
@@ -84,7 +102,7 @@ def summary(rows: Iterable[dict[str, Any]], bandwidth: float) -> str:
     ``bound`` is PyTorch's time over that of torch's sampler with the grid for free, ``of bound`` what of it is reached.
     """
     rows = list(rows)
-    mode = "graph" if any("graph" in result for row in rows for result in row.get("rivals", {}).values()) else "eager"
+    mode = mode_of(rows)
     with_any = [name for name in COMPARED if any(name in speed_ups(row, mode) for row in rows)]
     cells = [["", "pass", "ours, ms", *with_any, "of bound", "of a copy's"]]
     for row in rows:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -56,11 +55,9 @@ def read(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
-def latest(kind: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The committed results of "cpu" or "cuda" devices, newest first."""
-    found = [(file, read(file)) for file in FOLDER.glob("*.json")]
-    of_kind = [(file, result) for file, result in found if result["environment"]["kind"] == kind]
-    yield from sorted(of_kind, key=lambda pair: pair[1]["environment"]["date"], reverse=True)
+def read_all(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """All results of a folder, by name."""
+    return [(file, read(file)) for file in sorted(folder.glob("*.json"))]
 
 
 def _cpu() -> str:

@@ -391,6 +391,9 @@ MUTANTS = {
     "launch shapes timed without the gate": (
         "bench/gpu/tiles.py", "complaint = gate.judge(job, ours=True).complaint", 'complaint = ""',
     ),
+    "CPU path, gradients as they come": (
+        "eager.py", "if out.requires_grad and is_plain(out):", "if False:",
+    ),
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stn_triton import (
     TRANSFORMS,
@@ -193,3 +194,28 @@ def test_values_are_bounded_together(dtype, layout):
     for value in (torch.nan, torch.inf, -torch.inf, 1e38):
         assert not bounded(0, value)
     assert torch_sampler.is_bounded(torch.empty(0, 4, dtype=dtype))
+
+
+class Gradients(TorchDispatchMode):
+    """Whether the gradients that torch's sampler is given lie in planes."""
+
+    def __init__(self):
+        super().__init__()
+        self.contiguous = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.grid_sampler_2d_backward.default:
+            self.contiguous.append(args[0].is_contiguous())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_torchs_sampler_goes_through_gradients_in_planes(torch_path, dtype):
+    """Also of channels_last outputs, whose gradients are channels_last: there it takes twice as long."""
+    image = torch.randn(2, 8, 12, 12, dtype=dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+    out = affine_sample(image, torch.eye(2, 3).expand(2, -1, -1))
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    with Gradients() as seen:
+        (d_image,) = torch.autograd.grad(out, image, torch.ones_like(out))
+    assert seen.contiguous == [True]
+    assert d_image.shape == image.shape

@@ -1,0 +1,143 @@
+"""The README's picture and tables of the newest committed results.
+
+python -m bench.picture            # draws docs/speed-*.png and writes the tables between the marks in README.md
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from . import report, results
+
+README = results.ROOT / "README.md"
+DOCS = results.ROOT / "docs"
+BEGIN, END = "<!-- written by python -m bench.picture -->\n", "<!-- until here -->"
+KINDS = {"cpu": "on a CPU", "cuda": "on a GPU"}
+STAGES = ("headline", "others")  #: of `bench.gpu`, whose rows are drawn
+COLOURS = {
+    "pytorch": "#1f2937",
+    "compile": "#0ea5e9",
+    "compile_max": "#6366f1",
+    "kornia": "#16a34a",
+    "one_gemm": "#f97316",
+}
+
+
+class Measured(NamedTuple):
+    """The results of one device on one day."""
+
+    kind: str
+    environment: dict[str, Any]
+    bandwidth: float
+    rows: list[dict[str, Any]]
+    paper: dict[str, Any] | None
+    files: list[str]
+
+
+def newest(folder: Path = results.FOLDER) -> list[Measured]:
+    """Of each kind of device the newest results there are."""
+    found = []
+    for kind in KINDS:
+        of_kind = [(file, result) for file, result in results.read_all(folder) if result["environment"]["kind"] == kind]
+        if kind == "cuda":
+            of_kind = [(file, result) for file, result in of_kind if file.stem.endswith(STAGES)]
+        if not of_kind:
+            continue
+        last = max(of_kind, key=lambda pair: (pair[1]["environment"]["date"], pair[0].name))[1]["environment"]
+        chosen = [
+            (file, result)
+            for file, result in of_kind
+            if (result["environment"]["date"], result["environment"]["device"]) == (last["date"], last["device"])
+        ]
+        chosen = chosen if kind == "cuda" else chosen[-1:]
+        rows = [row for _, result in chosen for row in result["rows"] if not row["name"].endswith(", cold")]
+        papers = [result.get("paper") for _, result in chosen] + [row.get("paper") for row in rows]
+        rows = [row for row in rows if "paper" not in row]
+        paper = next((paper for paper in papers if paper), None)
+        bandwidth = chosen[0][1]["copy_bandwidth"]
+        found.append(Measured(kind, last, bandwidth, rows, paper, [file.name for file, _ in chosen]))
+    return found
+
+
+def section(measured: list[Measured]) -> str:
+    """The README's tables: every row, whatever came out."""
+    parts = []
+    for each in measured:
+        parts.append(f"![Speed {KINDS[each.kind]}](docs/speed-{each.kind}.png)\n")
+        tables = [
+            report.heading(each.environment, each.bandwidth, cold=False),
+            report.summary(each.rows, each.bandwidth),
+        ]
+        tables += [report.missing(each.rows)] + ([report.paper_table(each.paper)] if each.paper else [])
+        where = ", ".join(f"`bench/results/{name}`" for name in each.files)
+        parts.append(f"From {where}:\n\n```\n" + "\n\n".join(tables) + "\n```\n")
+    if not any(each.kind == "cuda" for each in measured):
+        parts.append("**No GPU has been measured yet**, so nothing is claimed about the speed of the kernels.\n")
+    return "\n".join(parts)
+
+
+def written(readme: str, section: str) -> str:
+    """The README with the section between its marks. Raises ValueError where these are not there."""
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"README.md: expected the marks {BEGIN!r} and {END!r}")
+    return before + begin + section + end + after
+
+
+def draw(measured: Measured, file: Path) -> None:
+    """How many times as long as ours the others take, and ours as a share of a copy's bandwidth, by workload."""
+    mode = report.mode_of(measured.rows)
+    ratios = {row["name"]: report.speed_ups(row, mode) for row in measured.rows}
+    names = [name for name, of_row in ratios.items() if "ours" in of_row][::-1]
+    rows = {row["name"]: row for row in measured.rows}
+    figure = Figure(figsize=(10, 1.2 + 0.22 * len(names)), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
+    for rival, colour in COLOURS.items():
+        points = [(ratios[name][rival], y) for y, name in enumerate(names) if rival in ratios[name]]
+        if points:
+            x, y = zip(*points, strict=True)
+            left.scatter(x, y, s=26, color=colour, label=rival, zorder=3)
+    left.axvline(1, color="#94a3b8", linewidth=1)
+    left.set_xscale("log", base=2)
+    left.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
+    left.set_xlabel("time of others / time of ours: right of 1x ours is faster")
+    left.set_yticks(range(len(names)), names, fontsize=8)
+    left.grid(axis="both", color="#e2e8f0", linewidth=0.6)
+    left.legend(loc="lower right", fontsize=8)
+    shares = []
+    for name in names:
+        last, must_move = list(rows[name]["bytes"].items())[-1]
+        seconds = 1e-6 * median(rows[name]["rivals"]["ours"][mode][last])
+        shares.append(100 * must_move / seconds / measured.bandwidth)
+    right.barh(range(len(names)), shares, color="#38bdf8")
+    right.set_xlabel("ours, % of a copy's bandwidth")
+    right.grid(axis="x", color="#e2e8f0", linewidth=0.6)
+    environment = measured.environment
+    figure.suptitle(
+        f"{environment['device']}, torch {environment['versions']['torch']}, {environment['date']}", fontsize=10
+    )
+    figure.savefig(file, dpi=110, metadata={"Software": None})
+
+
+def main(arguments: list[str] | None = None) -> int:
+    argparse.ArgumentParser("python -m bench.picture", description=(__doc__ or "").splitlines()[0]).parse_args(
+        arguments
+    )
+    measured = newest()
+    for each in measured:
+        draw(each, DOCS / f"speed-{each.kind}.png")
+    README.write_text(written(README.read_text(), section(measured)))
+    print("\n".join(name for each in measured for name in each.files))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

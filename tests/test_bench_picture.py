@@ -1,0 +1,72 @@
+"""The README's picture and tables come from the committed results, and say all of them."""
+
+import pytest
+import torch
+
+from bench import picture, results
+from bench.workloads import WORKLOADS
+
+pytestmark = pytest.mark.skipif(not any(results.FOLDER.glob("*.json")), reason="no results")
+
+
+def test_the_readme_has_the_newest_results():
+    readme = picture.README.read_text()
+    assert picture.written(readme, picture.section(picture.newest())) == readme
+
+
+def test_every_workload_is_in_the_table():
+    for measured in picture.newest():
+        table = picture.section([measured])
+        for row in measured.rows:
+            assert f"\n{row['name']} " in table
+        if measured.kind == "cpu":
+            assert {row["name"] for row in measured.rows} == {workload.name for workload in WORKLOADS}
+
+
+def test_no_figure_of_a_gpu_without_a_run():
+    measured = picture.newest()
+    words = "No GPU has been measured yet"
+    assert (words in picture.section(measured)) == all(each.kind != "cuda" for each in measured)
+
+
+def test_marks_that_are_not_there():
+    with pytest.raises(ValueError, match="expected the marks"):
+        picture.written("# A README without them\n", "text")
+
+
+def results_of(folder, name, kind, date, *rows, **others):
+    environment = {"kind": kind, "device": "some", "date": date, "threads": 2, "versions": {"torch": torch.__version__}}
+    results.write(folder / name, environment, list(rows), copy_bandwidth=1e9, **others)
+
+
+def row(name, ours=1.0, pytorch=2.0):
+    times = {
+        "ours": {"eager": {"forward": [ours] * 3}, "bytes": 1},
+        "pytorch": {"eager": {"forward": [pytorch] * 3}, "bytes": 1},
+    }
+    return {"name": name, "source": "", "description": "", "bytes": {"forward": 1}, "rivals": times}
+
+
+def test_the_newest_of_each_kind(tmp_path):
+    results_of(tmp_path, "cpu-2026-01-01.json", "cpu", "2026-01-01", row("old"))
+    results_of(tmp_path, "cpu-2026-01-02.json", "cpu", "2026-01-02", row("new"), paper={"red": "planted"})
+    results_of(tmp_path, "gpu-2026-01-01-headline.json", "cuda", "2026-01-01", row("old"))
+    results_of(
+        tmp_path,
+        "gpu-2026-01-03-headline.json",
+        "cuda",
+        "2026-01-03",
+        row("a"),
+        {"name": "svhn-cnn", "paper": {"red": "x"}},
+    )
+    results_of(tmp_path, "gpu-2026-01-03-others.json", "cuda", "2026-01-03", row("b"), row("a, cold"))
+    results_of(tmp_path, "gpu-2026-01-04-tiles.json", "cuda", "2026-01-04", {"name": "a forward", "seconds": {}})
+    cpu, cuda = picture.newest(tmp_path)
+    assert [each["name"] for each in cpu.rows] == ["new"]
+    assert cpu.paper == {"red": "planted"}
+    assert [each["name"] for each in cuda.rows] == ["a", "b"]
+    assert cuda.paper == {"red": "x"}
+    assert "2.00" in picture.section([cpu])
+    assert "RED, not timed: planted" in picture.section([cpu])
+    picture.draw(cpu, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
