@@ -110,6 +110,7 @@ def draw(measured: Measured, file: Path) -> None:
     left.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
     left.set_xlabel("time of others / time of ours: right of 1x ours is faster")
     left.set_yticks(range(len(names)), names, fontsize=8)
+    left.set_ylim(-1, len(names))
     left.grid(axis="both", color="#e2e8f0", linewidth=0.6)
     left.legend(loc="lower right", fontsize=8)
     shares = []

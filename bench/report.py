@@ -104,18 +104,21 @@ def summary(rows: Iterable[dict[str, Any]], bandwidth: float) -> str:
     rows = list(rows)
     mode = mode_of(rows)
     with_any = [name for name in COMPARED if any(name in speed_ups(row, mode) for row in rows)]
-    cells = [["", "pass", "ours, ms", *with_any, "of bound", "of a copy's"]]
+    cells = [["", "N", "pass", "ours, ms", *with_any, "of bound", "of a copy's"]]
     for row in rows:
         ratios = speed_ups(row, mode)
         if "ours" not in ratios:
-            cells.append([row["name"], row.get("failed", "ours: red or missing")])
+            cells.append([row["name"], "-", row.get("failed", "ours: red or missing")])
             continue
         name, must_move = list(row["bytes"].items())[-1]
         seconds = 1e-6 * median(row["rivals"]["ours"][mode][name])
         share = f"{must_move / seconds / bandwidth:.0%}"
         bound = f"{ratios['ready_grid']:.0%}" if "ready_grid" in ratios else "-"
         others = [f"{ratios[other]:.2f}" if other in ratios else "-" for other in with_any]
-        cells.append([row["name"], name, f"{1e3 * seconds:.3f}", *others, bound, share])
+        batch = (
+            str(row["batch"]) if row["batch"] == row["batch_of_model"] else f"{row['batch']} of {row['batch_of_model']}"
+        )
+        cells.append([row["name"], batch, name, f"{1e3 * seconds:.3f}", *others, bound, share])
     return "\n".join(columns(cells))
 
 

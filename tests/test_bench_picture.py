@@ -44,7 +44,15 @@ def row(name, ours=1.0, pytorch=2.0):
         "ours": {"eager": {"forward": [ours] * 3}, "bytes": 1},
         "pytorch": {"eager": {"forward": [pytorch] * 3}, "bytes": 1},
     }
-    return {"name": name, "source": "", "description": "", "bytes": {"forward": 1}, "rivals": times}
+    return {
+        "name": name,
+        "source": "",
+        "description": "",
+        "bytes": {"forward": 1},
+        "batch": 2,
+        "batch_of_model": 8,
+        "rivals": times,
+    }
 
 
 def test_the_newest_of_each_kind(tmp_path):
@@ -67,6 +75,7 @@ def test_the_newest_of_each_kind(tmp_path):
     assert [each["name"] for each in cuda.rows] == ["a", "b"]
     assert cuda.paper == {"red": "x"}
     assert "2.00" in picture.section([cpu])
+    assert "2 of 8" in picture.section([cpu])
     assert "RED, not timed: planted" in picture.section([cpu])
     picture.draw(cpu, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")

@@ -7,6 +7,7 @@ torch form, some points at a time.
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -66,6 +67,6 @@ class Expansion(Transform):
         if len(parts) == 1:
             return self.expand(coefficients, xy)
         if torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
-            keywords = {"use_reentrant": False, "preserve_rng_state": False}
-            return torch.cat([checkpoint(self.expand, coefficients, some, **keywords) for some in parts], -1)
+            again = partial(checkpoint, self.expand, use_reentrant=False, preserve_rng_state=False)
+            return torch.cat([again(coefficients, some) for some in parts], -1)
         return torch.cat([self.expand(coefficients, some) for some in parts], -1)
