@@ -33,8 +33,8 @@ def row_table(row: dict[str, Any], bandwidth: float) -> str:
             lines.append(f"  {name}: RED, not timed: {result['red']}")
         elif "missing" in result:
             lines.append(f"  {name}: missing: {result['missing']}")
-        elif "no_graph" in result:
-            lines.append(f"  {name}: not replayed: {result['no_graph']}")
+        for of_pass, why in result.get("no_graph", {}).items():
+            lines.append(f"  {name}, {of_pass}: not replayed: {why}")
     return "\n".join(lines)
 
 
@@ -86,14 +86,12 @@ def missing(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def speed_ups(row: dict[str, Any], mode: str = "eager") -> dict[str, float]:
-    """How many times as long as ours each rival's last pass takes; forward where a rival has no other."""
-    times = {name: result[mode] for name, result in row.get("rivals", {}).items() if mode in result}
-    ratios = {}
-    for name, of_rival in times.items():
-        last = list(of_rival)[-1]
-        if last in times.get("ours", {}):
-            ratios[name] = median(of_rival[last]) / median(times["ours"][last])
-    return ratios
+    """How many times as long as ours each rival takes for the workload's last pass, of those that have it."""
+    last = list(row.get("bytes", {"": 0}))[-1]
+    times = {name: result.get(mode, {}).get(last) for name, result in row.get("rivals", {}).items()}
+    if not times.get("ours"):
+        return {}
+    return {name: median(taken) / median(times["ours"]) for name, taken in times.items() if taken}
 
 
 def summary(rows: Iterable[dict[str, Any]], bandwidth: float) -> str:
@@ -108,7 +106,7 @@ def summary(rows: Iterable[dict[str, Any]], bandwidth: float) -> str:
     for row in rows:
         ratios = speed_ups(row, mode)
         if "ours" not in ratios:
-            cells.append([row["name"], "-", row.get("failed", "ours: red or missing")])
+            cells.append([row["name"], "-", row.get("failed", f"ours: red, missing, or not {mode}")])
             continue
         name, must_move = list(row["bytes"].items())[-1]
         seconds = 1e-6 * median(row["rivals"]["ours"][mode][name])

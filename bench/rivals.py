@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+import torch._functorch.config
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -130,7 +131,7 @@ def compiled_max(workload: Workload, inputs: Inputs) -> Job:
 
 
 def _compiled(workload: Workload, inputs: Inputs, **options: Any) -> Job:
-    torch._dynamo.reset()  # what earlier workloads compiled would count against a limit
+    torch._functorch.config.donated_buffer = False  # a graph that is replayed keeps what backward reads
     job = pytorch(workload, inputs)
     return job._replace(call=torch.compile(job.call, dynamic=False, **options))
 

@@ -14,7 +14,7 @@ from .inputs import Inputs, make_inputs
 from .measure import device_times, host_times, interleaved
 from .memory import peak_bytes
 from .rivals import RIVALS, Job, Missing
-from .steps import Step, captured, steps_of
+from .steps import PASSES, Step, captured, steps_of
 from .traffic import Flush, compulsory_bytes
 from .workloads import Workload
 
@@ -58,9 +58,9 @@ class Runner(NamedTuple):
         steps = {name: steps_of(job, inputs) for name, job in jobs.items()}
         for name, of_job in steps.items():
             row["rivals"][name]["bytes"] = self._peak(name, list(of_job.values())[-1])
-        for name in ("forward", "backward", "both"):
+        for name in PASSES:
             of_pass = {rival: of_job[name] for rival, of_job in steps.items() if name in of_job}
-            for mode, times in self.times(of_pass, row["rivals"]).items():
+            for mode, times in self.times(name, of_pass, row["rivals"]).items():
                 for rival, seconds in times.items():
                     row["rivals"][rival].setdefault(mode, {})[name] = [round(1e6 * t, 2) for t in seconds]
         return row
@@ -83,6 +83,7 @@ class Runner(NamedTuple):
 
         Without ours, or PyTorch's to measure by, there are none.
         """
+        torch._dynamo.reset()  # what earlier workloads compiled would count against a limit
         jobs: dict[str, Job] = {}
         gate = None
         for name in sorted(self.rivals, key=lambda name: name != "pytorch"):
@@ -109,7 +110,7 @@ class Runner(NamedTuple):
         gc.collect()
         return {name: jobs[name] for name in self.rivals if name in jobs} if "ours" in jobs else {}
 
-    def times(self, steps: dict[str, Step], rivals: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
+    def times(self, pass_: str, steps: dict[str, Step], rivals: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
         """Seconds by mode and rival: "eager"; on a GPU as a replayed "graph" too, and until the "host" is free."""
         for step in steps.values():
             device_times(self.clock, step, 2)
@@ -124,7 +125,7 @@ class Runner(NamedTuple):
             try:
                 graphs[name] = captured(step, calls[name])
             except RuntimeError as error:
-                rivals[name]["no_graph"] = str(error).strip().splitlines()[0][:200]
+                rivals[name].setdefault("no_graph", {})[pass_] = str(error).strip().splitlines()[0][:200]
         replayed = interleaved(self.clock, graphs, self.seconds, self.flush)
         times["graph"] = {name: [t / calls[name] for t in taken] for name, taken in replayed.items()}
         return times

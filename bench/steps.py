@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ class Step(NamedTuple):
 
     prepare: Callable[[], Any]
     run: Callable[[Any], Any]
+    run_again: Callable[[Any], Any] | None = None  #: what can be replayed, if `run` uses up what was prepared
 
 
 def steps_of(job: Job, inputs: Inputs) -> dict[str, Step]:
@@ -28,30 +30,44 @@ def steps_of(job: Job, inputs: Inputs) -> dict[str, Step]:
     def forward(_: None = None) -> Any:
         return job.call(image, parameters)
 
-    def backward(out: Any) -> Any:
-        return torch.autograd.grad(out, wanted, inputs.d_out if isinstance(out, tuple) else inputs.d_out[0])
+    def backward(out: Any, keep: bool = False) -> Any:
+        d_out = inputs.d_out if isinstance(out, tuple) else inputs.d_out[0]
+        return torch.autograd.grad(out, wanted, d_out, retain_graph=keep)
 
     steps = {"forward": Step(_nothing, forward)}
     if wanted:
-        steps["backward"] = Step(forward, backward)
+        steps["backward"] = Step(forward, backward, partial(backward, keep=True))
         steps["both"] = Step(_nothing, lambda _: backward(forward()))
     return steps
 
 
 def captured(step: Step, calls: int) -> Step:
-    """So many calls as one CUDA graph, which `run` replays. Raises RuntimeError where a call cannot be captured."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # backward runs on the stream that its forward ran on
-        for _ in range(3):
-            step.run(step.prepare())
-        prepared = [step.prepare() for _ in range(calls)]
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        for each in prepared:
-            step.run(each)
-    return Step(_nothing, lambda _: graph.replay())
+    """So many calls as one CUDA graph, which `run` replays. Raises RuntimeError where a call cannot be captured.
+
+    The graph reads what was prepared for it: that lives as long as the step does.
+    """
+    stream, current = capture_stream(), torch.cuda.current_stream()
+    run = step.run_again or step.run
+    try:
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):  # backward runs on the stream that its forward ran on
+            for _ in range(3):
+                run(step.prepare())
+            prepared = [step.prepare() for _ in range(calls)]
+        current.wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            for each in prepared:
+                run(each)
+    finally:
+        torch.cuda.set_stream(current)  # a capture that fails would leave its own
+    return Step(_nothing, lambda _, kept=prepared: graph.replay())
+
+
+@cache
+def capture_stream() -> torch.cuda.Stream:
+    """One for all graphs, so that none waits for another's."""
+    return torch.cuda.Stream()
 
 
 def _nothing() -> None:

@@ -74,7 +74,7 @@ def _finished(spec: WarpSpec, out: Tensor, dtype: torch.dtype, layout: torch.mem
             return out
         if out.requires_grad and is_plain(out):
             # torch's sampler goes through a gradient in planes in half the time.
-            out.register_hook(torch.Tensor.contiguous)
+            out.register_hook(lambda d_out: None if d_out is None else d_out.contiguous())
         return out.contiguous(memory_format=layout)
     out = out.to(dtype).unflatten(2, (spec.transforms, -1))  # (N, C, M, h, w)
     if layout is torch.contiguous_format:

@@ -347,7 +347,7 @@ MUTANTS = {
         "transforms/homogeneous.py", "by_row[r, 2, :, r, 1] = 1", "by_row[r, 2, 1:, r, 1] = 1",
     ),
     "CPU path, a denominator's gradient of the wrong sign": (
-        "transforms/projective.py", ".addcmul_(d_q, v).neg_()", ".addcmul_(d_q, v)",
+        "transforms/projective.py", "torch.addcmul(d_p * u, d_q, v).neg()", "torch.addcmul(d_p * u, d_q, v)",
     ),
     "CPU path, a homography whose second derivatives are lost": (
         "transforms/projective.py", "if torch.is_grad_enabled():  # a graph of", "if False:  # a graph of",

@@ -219,3 +219,32 @@ def test_torchs_sampler_goes_through_gradients_in_planes(torch_path, dtype):
         (d_image,) = torch.autograd.grad(out, image, torch.ones_like(out))
     assert seen.contiguous == [True]
     assert d_image.shape == image.shape
+
+
+class NoGradient(torch.autograd.Function):
+    """Gives none back."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, d):
+        return None
+
+
+def test_an_output_without_a_gradient(torch_path):
+    image = torch.randn(2, 8, 12, 12).contiguous(memory_format=torch.channels_last).requires_grad_()
+    NoGradient.apply(affine_sample(image, torch.eye(2, 3).expand(2, -1, -1))).sum().backward()
+    assert image.grad is None or not image.grad.any()
+
+
+def test_many_gradients_at_once(torch_path):
+    """As a Jacobian asks for them, in one pass."""
+    theta = a_homography()
+
+    def grid(theta):
+        return TRANSFORMS["homography"].grid(theta, (2, 3))
+
+    one_by_one, at_once = (torch.autograd.functional.jacobian(grid, theta, vectorize=v) for v in (False, True))
+    torch.testing.assert_close(at_once, one_by_one)

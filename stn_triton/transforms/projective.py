@@ -241,15 +241,11 @@ class _Quotients(Function):
             planes = _planes(rows, by_row, by_column)
             grid = (planes[:, :2] / planes[:, 2:]).permute(0, 2, 3, 1)
             return torch.autograd.grad(grid, rows, d_grid, create_graph=True)[0], None, None
-        u, v, inverse = forms.unbind(1)
-        d_planes = torch.empty_like(forms)
-        d_p, d_q, d_r = d_planes.unbind(1)
-        torch.mul(d_grid[..., 0], inverse, out=d_p)
-        torch.mul(d_grid[..., 1], inverse, out=d_q)
-        torch.mul(d_p, u, out=d_r).addcmul_(d_q, v).neg_()
-        batch, _, h, w = forms.shape
-        of_rows = torch.mm(d_planes.view(-1, w), by_column.T).view(3 * batch, 2 * h)
-        return torch.mm(of_rows, by_row.T).view(batch, 3, 3), None, None
+        u, v, inverse = forms.unbind(1)  # nothing in place: many gradients may come at once
+        d_p, d_q = d_grid[..., 0] * inverse, d_grid[..., 1] * inverse
+        d_r = torch.addcmul(d_p * u, d_q, v).neg()
+        of_rows = [torch.mm(d.reshape(-1, d.shape[-1]), by_column.T).view(d.shape[0], -1) for d in (d_p, d_q, d_r)]
+        return torch.stack(of_rows, 1) @ by_row.T, None, None
 
 
 def _planes(rows: Tensor, by_row: Tensor, by_column: Tensor) -> Tensor:
