@@ -11,6 +11,7 @@ from .steps import Step
 IN_A_ROW = 5  # calls of one step before the next one's turn, as a training loop would
 LONGEST_TURN = 0.05  # seconds, from which it is fewer
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 60
+GRAPH_SECONDS, MOST_IN_A_GRAPH = 2e-4, 20
 
 
 def interleaved(
@@ -51,6 +52,11 @@ def device_times(clock: Clock, step: Step, count: int, before: Callable[[], Any]
         del prepared, done  # before the next call, as in a training loop
     clock.synchronize()
     return [clock.seconds(start, end) for start, end in marks]
+
+
+def calls_in_a_graph(length: float) -> int:
+    """How many calls of so many seconds make a CUDA graph in which its own launch does not show."""
+    return max(1, min(MOST_IN_A_GRAPH, int(GRAPH_SECONDS / max(length, 1e-9))))
 
 
 def host_times(clock: Clock, step: Step, count: int) -> list[float]:

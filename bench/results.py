@@ -34,10 +34,11 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def source() -> str:
-    """A digest of the package's own files: what was measured, where there is no repository or it was changed."""
+    """A digest of all code: what was measured, and how, where there is no repository or it was changed."""
     digest = hashlib.sha256()
-    for file in sorted((ROOT / "stn_triton").rglob("*.py")):
-        digest.update(file.read_bytes())
+    for folder in ("stn_triton", "bench", "tests"):
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -11,7 +11,7 @@ import torch
 from .clock import Clock, clock_of
 from .gate import Gate
 from .inputs import Inputs, make_inputs
-from .measure import device_times, host_times, interleaved
+from .measure import calls_in_a_graph, device_times, host_times, interleaved
 from .memory import peak_bytes
 from .rivals import RIVALS, Job, Missing
 from .steps import PASSES, Step, captured, steps_of
@@ -19,8 +19,6 @@ from .traffic import Flush, compulsory_bytes
 from .workloads import Workload
 
 LONGEST_ON_CPU = 0.05  # seconds that PyTorch may take there, for which a batch is made smaller
-GRAPH_SECONDS = 2e-4  # that a CUDA graph should hold, so that its launch does not show
-MOST_IN_A_GRAPH = 20
 HOST_CALLS = 50
 
 
@@ -121,7 +119,7 @@ class Runner(NamedTuple):
         graphs, calls = {}, {}
         for name, step in steps.items():
             length = min(times["eager"][name])
-            calls[name] = 1 if self.flush else max(1, min(MOST_IN_A_GRAPH, int(GRAPH_SECONDS / length)))
+            calls[name] = 1 if self.flush else calls_in_a_graph(length)
             try:
                 graphs[name] = captured(step, calls[name])
             except RuntimeError as error:

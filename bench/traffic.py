@@ -39,7 +39,7 @@ def compulsory_bytes(workload: Workload) -> dict[str, int]:
 
 def copy_bandwidth(clock: Clock, device: torch.device) -> float:
     """Bytes a second, read and written, of a copy far larger than any cache."""
-    size = 2**30 if device.type == "cuda" else 2**27
+    size = 2**30
     source = torch.ones(size // 4, device=device)
     target = torch.zeros_like(source)
     step = Step(lambda: None, lambda _: target.copy_(source))
@@ -51,7 +51,7 @@ class Flush:
     """Called, it fills the last level of cache with something else."""
 
     def __init__(self, device: torch.device) -> None:
-        self.buffer = torch.zeros(2**26, device=device)  # 256 MiB
+        self.buffer = torch.zeros(2**28, device=device)  # 1 GiB: a server's cache holds a quarter
 
     def __call__(self) -> None:
         self.buffer.zero_()

@@ -386,7 +386,7 @@ MUTANTS = {
         "bench/traffic.py", "touched = min(image, TAPS[workload.mode] * samples * pixels * c * itemsize)", "touched = image",
     ),
     "results of another package taken up": (
-        "bench/gpu/command_line.py", 'if earlier["environment"]["source"] == environment["source"]:', "if earlier:",
+        "bench/gpu/command_line.py", 'if all(earlier["environment"][key] == environment[key] for key in ("source", "versions")):', "if earlier:",
     ),
     "launch shapes timed without the gate": (
         "bench/gpu/tiles.py", "complaint = gate.judge(job, ours=True).complaint", 'complaint = ""',

@@ -345,7 +345,7 @@ def test_peak_bytes():
 def test_a_copys_bandwidth(monkeypatch):
     taken = iter([[1.0, 1.0], [0.5] * 11])
     monkeypatch.setattr(traffic, "device_times", lambda *args: next(taken))
-    assert traffic.copy_bandwidth(clock.HostClock(), CPU) == 2 * 2**27 / 0.5
+    assert traffic.copy_bandwidth(clock.HostClock(), CPU) == 2 * 2**30 / 0.5
 
 
 # --- the command line --------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from bench.runner import Runner
 from bench.workloads import WORKLOADS
 
 CPU = torch.device("cpu")
-ENVIRONMENT = {"source": "this", "kind": "cpu", "device": "none", "date": "2026-01-01"}
+ENVIRONMENT = {"source": "this", "versions": {"torch": "1"}, "kind": "cpu", "device": "none", "date": "2026-01-01"}
 SMALL = {workload.name: workload.shrunk() for workload in WORKLOADS}
 
 
@@ -34,7 +34,7 @@ class Measured:
 
     def __init__(self, names, broken=()):
         self.log, self.broken, self.names = [], set(broken), names
-        self.clock = 0.0
+        self.clock, self.error = 0.0, RuntimeError
         self.stage = Stage(self.items, lambda rows, _: str([row["name"] for row in rows]), lambda row: "failed" in row)
 
     def items(self, runner, end):
@@ -44,7 +44,7 @@ class Measured:
         self.clock += 1
         self.log.append(name)
         if name in self.broken:
-            raise RuntimeError("out of luck")
+            raise self.error("out of luck")
         return {"value": len(self.log)}
 
     def run(self, file, end=100.0, environment=ENVIRONMENT):
@@ -74,11 +74,21 @@ def test_what_failed_is_said_and_tried_again(tmp_path):
     assert measured.log == ["a", "b", "c", "b"]
 
 
+def test_what_there_is_no_time_for_is_left(tmp_path, capsys):
+    file, measured = tmp_path / "stage.json", Measured("ab", broken="b")
+    measured.error = TimeoutError
+    assert not measured.run(file)
+    assert "1 left for the next call, from b on" in capsys.readouterr().out
+    assert [row["name"] for row in results.read(file)["rows"]] == ["a"]
+
+
 def test_what_another_package_measured_is_measured_again(tmp_path):
     file, measured = tmp_path / "stage.json", Measured("ab")
     measured.run(file)
     measured.run(file, environment={**ENVIRONMENT, "source": "that"})
     assert measured.log == ["a", "b", "a", "b"]
+    measured.run(file, environment={**ENVIRONMENT, "source": "that", "versions": {"torch": "2"}})
+    assert measured.log == ["a", "b"] * 3
     assert len(results.read(file)["rows"]) == 2
 
 

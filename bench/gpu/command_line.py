@@ -42,7 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     device = re.sub(r"[^a-z0-9]+", "-", environment["device"].lower()).strip("-")
     failed = False
     for name in options.stages or STAGES:
-        file = options.out / f"{device}-{environment['date']}-{name}.json"
+        versions = f"torch-{torch.__version__.partition('+')[0]}"  # several on one day
+        file = options.out / f"{device}-{environment['date']}-{versions}-{name}.json"
         failed |= run(STAGES[name], runner, file, environment, bandwidth, time.monotonic() + options.seconds)
     return int(failed)
 
@@ -58,13 +59,13 @@ def run(
 ) -> bool:
     """Measures what the file does not have yet, until the time is over; prints all of it. Whether something failed.
 
-    The file is written after each item. What another state of the package measured is measured again.
+    The file is written after each item. What failed, and what other code or versions measured, is measured again.
     """
     rows: list[dict[str, Any]] = []
     if file.exists():
         earlier = results.read(file)
-        if earlier["environment"]["source"] == environment["source"]:
-            rows = [row for row in earlier["rows"] if "failed" not in row]
+        if all(earlier["environment"][key] == environment[key] for key in ("source", "versions")):
+            rows = [row for row in earlier["rows"] if not stage.failed(row)]
     known = {row["name"] for row in rows}
     items: list[Item] = [item for item in stage.items(runner, end) if item.name not in known]
     left = []
@@ -74,6 +75,9 @@ def run(
             continue
         try:
             row = {**item.measure(), "name": item.name}
+        except TimeoutError:
+            left.append(item.name)
+            continue
         except Exception as error:
             row = {"name": item.name, "failed": f"{type(error).__name__}: {error}"}
         rows.append(row)

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -34,12 +35,12 @@ def run(file: str, end: float) -> dict[str, Any]:
 
 
 def memcheck(end: float) -> dict[str, Any]:
-    """`CHECKED` under compute-sanitizer; without it, that is said."""
+    """`CHECKED` under compute-sanitizer, each tensor in memory of its own; without it, that is said."""
     sanitizer = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     if not Path(sanitizer).exists():
-        return {"passed": True, "words": "missing: compute-sanitizer is not installed"}
+        return {"passed": None, "words": "missing: compute-sanitizer is not installed"}
     checker = [sanitizer, "--tool", "memcheck", "--target-processes", "all", "--error-exitcode", "99", sys.executable]
-    return _pytest(checker, ["-x", *CHECKED], end)
+    return _pytest(checker, ["-x", *CHECKED], end, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -49,21 +50,25 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, *failures])
 
 
-def _pytest(python: list[str], arguments: list[str], end: float) -> dict[str, Any]:
+def _pytest(python: list[str], arguments: list[str], end: float, **environment: str) -> dict[str, Any]:
     command = [*python, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "-rf", *arguments]
     start = time.monotonic()
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**ENVIRONMENT, **environment}, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     try:
-        result = subprocess.run(
-            command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=max(1.0, end - start)
-        )
+        out, errors_out = process.communicate(timeout=max(1.0, end - start))
     except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # its workers too, which hold the GPU
+        process.communicate()
         raise TimeoutError(f"no end within {end - start:.0f} s") from None
-    output = result.stdout.splitlines()
+    output = out.splitlines()
     counted = [line for line in output if re.search(r"\d+ (passed|failed|skipped|error)", line)]
-    errors = [line for line in output + result.stderr.splitlines() if "ERROR SUMMARY" in line]
-    words = "; ".join([*counted[-1:], *errors[-1:]]).strip("= ") or " ".join(result.stderr.split())[-300:]
+    errors = [line for line in output + errors_out.splitlines() if "ERROR SUMMARY" in line]
+    words = "; ".join([*counted[-1:], *errors[-1:]]).strip("= ") or " ".join(errors_out.split())[-300:]
     return {
-        "passed": result.returncode in (0, 5),  # 5: a file without a test for this machine
+        "passed": process.returncode in (0, 5),  # 5: a file without a test for this machine
         "words": words,
         "seconds": round(time.monotonic() - start, 1),
         "failures": [line[:300] for line in output if line.startswith(("FAILED", "ERROR"))][:50],

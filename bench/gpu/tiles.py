@@ -16,7 +16,7 @@ from stn_triton.configs import LaunchConfig
 
 from ..gate import Gate
 from ..inputs import make_inputs
-from ..measure import interleaved
+from ..measure import calls_in_a_graph, device_times, interleaved
 from ..report import columns
 from ..rivals import RIVALS
 from ..runner import Runner
@@ -113,6 +113,8 @@ def search(runner: Runner, workload: Workload, name: str) -> dict[str, Any]:
     step = steps_of(job, inputs)[name]
     with launched_as(forward, None) as own:
         step.run(step.prepare())
+    on_gpu = runner.device.type == "cuda"
+    calls = calls_in_a_graph(min(device_times(runner.clock, step, 3))) if on_gpu else 1
     steps: dict[str, Step] = {}
     refused: dict[str, str] = {}
     for shape in shapes(own[0]):
@@ -120,7 +122,7 @@ def search(runner: Runner, workload: Workload, name: str) -> dict[str, Any]:
             with launched_as(forward, shape):
                 complaint = gate.judge(job, ours=True).complaint
                 if not complaint:
-                    steps[shape.label] = captured(step, 1) if runner.device.type == "cuda" else step
+                    steps[shape.label] = captured(step, calls) if on_gpu else step
         except Exception as error:
             complaint = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
         if complaint:
@@ -128,7 +130,7 @@ def search(runner: Runner, workload: Workload, name: str) -> dict[str, Any]:
     times = interleaved(runner.clock, steps, runner.seconds, runner.flush)
     return {
         "pinned": shapes(own[0])[0].label,
-        "seconds": {label: [float(f"{t:.4g}") for t in taken] for label, taken in times.items()},
+        "seconds": {label: [float(f"{t / calls:.4g}") for t in taken] for label, taken in times.items()},
         "refused": refused,
     }
 
