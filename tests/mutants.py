@@ -368,7 +368,7 @@ MUTANTS = {
         "bench/measure.py", "start = k % len(names)", "start = 0",
     ),
     "benchmark that times what is prepared": (
-        "bench/steps.py", "Step(forward, backward)", "Step(_nothing, lambda _: backward(forward()))",
+        "bench/steps.py", "Step(forward, backward, partial(backward, keep=True))", "Step(_nothing, lambda _: backward(forward()))",
     ),
     "gate that NaN passes": (
         "bench/gate.py", "if not error <= self.limits[name]]", "if error > self.limits[name]]",
