@@ -21,9 +21,6 @@ from .runner import Runner, ours_is_there
 from .traffic import copy_bandwidth
 from .workloads import WORKLOADS, Workload
 
-PAPER = "svhn-cnn"
-PAPER_LINE = "the paper's CNN without and with four affine transformers, a training step (the paper, 4.2)"
-
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m bench", description="Times warps, ours beside others, in one run.")
@@ -35,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="%(default)s")
     parser.add_argument("--seconds", type=float, default=0.1, help="for each pass of each rival, about %(default)s")
     options = parser.parse_args(arguments)
-    lines = {workload.name: line_of(workload) for workload in WORKLOADS} | {PAPER: PAPER_LINE}
+    lines = {workload.name: line_of(workload) for workload in WORKLOADS} | {svhn.NAME: svhn.LINE}
     words = options.only.split()
     chosen = [name for name, line in lines.items() if all(word in f"{name} {line}" for word in words)]
     if options.list:
@@ -50,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     device = torch.device(options.device)
     runner = Runner.on(device, options.against, options.seconds, options.cold)
     workloads = [workload for workload in WORKLOADS if workload.name in chosen]
-    return run(runner, workloads, PAPER in chosen, options.json)
+    return run(runner, workloads, svhn.NAME in chosen, options.json)
 
 
 def run(runner: Runner, workloads: list[Workload], with_paper: bool, file: Path | None) -> int:
@@ -76,7 +73,7 @@ def run(runner: Runner, workloads: list[Workload], with_paper: bool, file: Path 
                 rows.append({**what, "failed": f"{type(error).__name__}: {error}"})
             done(report.row_table(rows[-1], bandwidth))
         if with_paper:
-            progress.set_description(PAPER)
+            progress.set_description(svhn.NAME)
             others["paper"] = svhn.measure(runner.clock, runner.device, runner.seconds)
             done(report.paper_table(others["paper"]))
     if rows:

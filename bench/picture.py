@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -113,11 +112,8 @@ def draw(measured: Measured, file: Path) -> None:
     left.set_ylim(-1, len(names))
     left.grid(axis="both", color="#e2e8f0", linewidth=0.6)
     left.legend(loc="lower right", fontsize=8)
-    shares = []
-    for name in names:
-        last, must_move = list(rows[name]["bytes"].items())[-1]
-        seconds = 1e-6 * median(rows[name]["rivals"]["ours"][mode][last])
-        shares.append(100 * must_move / seconds / measured.bandwidth)
+    rates = [report.bytes_a_second(rows[name], rows[name]["rivals"]["ours"][mode]) for name in names]
+    shares = [100 * rate / measured.bandwidth for rate in rates]
     right.barh(range(len(names)), shares, color="#38bdf8")
     right.set_xlabel("ours, % of a copy's bandwidth")
     right.grid(axis="x", color="#e2e8f0", linewidth=0.6)

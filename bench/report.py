@@ -61,10 +61,16 @@ def _memory(row: dict[str, Any], measured: dict[str, Any], bandwidth: float) -> 
     for rival, result in measured.items():
         times = result.get("graph", result["eager"])
         if name in times:
-            rate = must_move / (1e-6 * median(times[name]))
+            rate = bytes_a_second(row, times)
             peak = "-" if result["bytes"] is None else f"{result['bytes'] / 2**20:.1f}"
             cells.append([rival, peak, f"{rate / 1e9:.1f}", f"{rate / bandwidth:.0%}"])
     return cells
+
+
+def bytes_a_second(row: dict[str, Any], times: dict[str, list[float]]) -> float:
+    """Of what must move in the workload's last pass, by a rival's times of its passes."""
+    name, must_move = list(row["bytes"].items())[-1]
+    return must_move / (1e-6 * median(times[name]))
 
 
 def mode_of(rows: Iterable[dict[str, Any]]) -> str:
@@ -108,15 +114,15 @@ def summary(rows: Iterable[dict[str, Any]], bandwidth: float) -> str:
         if "ours" not in ratios:
             cells.append([row["name"], "-", row.get("failed", f"ours: red, missing, or not {mode}")])
             continue
-        name, must_move = list(row["bytes"].items())[-1]
-        seconds = 1e-6 * median(row["rivals"]["ours"][mode][name])
-        share = f"{must_move / seconds / bandwidth:.0%}"
+        times = row["rivals"]["ours"][mode]
+        name = list(row["bytes"])[-1]
+        share = f"{bytes_a_second(row, times) / bandwidth:.0%}"
         bound = f"{ratios['ready_grid']:.0%}" if "ready_grid" in ratios else "-"
         others = [f"{ratios[other]:.2f}" if other in ratios else "-" for other in with_any]
         batch = (
             str(row["batch"]) if row["batch"] == row["batch_of_model"] else f"{row['batch']} of {row['batch_of_model']}"
         )
-        cells.append([row["name"], batch, name, f"{1e3 * seconds:.3f}", *others, bound, share])
+        cells.append([row["name"], batch, name, f"{1e-3 * median(times[name]):.3f}", *others, bound, share])
     return "\n".join(columns(cells))
 
 

@@ -110,8 +110,6 @@ class Runner(NamedTuple):
 
     def times(self, pass_: str, steps: dict[str, Step], rivals: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
         """Seconds by mode and rival: "eager"; on a GPU as a replayed "graph" too, and until the "host" is free."""
-        for step in steps.values():
-            device_times(self.clock, step, 2)
         times = {"eager": interleaved(self.clock, steps, self.seconds, self.flush)}
         if self.device.type != "cuda":
             return times

@@ -22,6 +22,8 @@ from .gate import TIMES_PYTORCH_OURS, ULPS, relative_error
 from .measure import device_times, interleaved
 from .steps import Step
 
+NAME = "svhn-cnn"
+LINE = "the paper's CNN without and with four affine transformers, a training step (the paper, 4.2)"
 PAPER = 0.06  #: what it reports
 #: Filters of 5 x 5, and whether a 2 x 2 maximum follows.
 CONVOLUTIONS = [

@@ -17,6 +17,10 @@ from bench.rivals import RIVALS
 from bench.runner import Runner
 from bench.steps import PASSES, steps_of
 from bench.workloads import WORKLOADS, Workload
+from stn_triton.plan import INTERPRETED
+
+if INTERPRETED:
+    pytest.skip("TRITON_INTERPRET is set: nobody times an interpreter", allow_module_level=True)
 
 SECONDS, FEWEST_ROUNDS, MOST_ROUNDS = 0.2, 5, 200
 RUNNER = Runner.on(torch.device("cuda" if torch.cuda.is_available() else "cpu"), rivals=())

@@ -5,6 +5,8 @@ import time
 import pytest
 import torch
 
+pytest.importorskip("triton")
+
 from bench import results
 from bench.gpu import command_line, stages, suite, tiles
 from bench.gpu.stages import Item, Stage

@@ -31,7 +31,7 @@ class Stage(NamedTuple):
 
 def headline(runner: Runner, end: float) -> list[Item]:
     """The rows that say most, against all rivals, and the paper's network."""
-    paper = Item("svhn-cnn", lambda: {"paper": svhn.measure(runner.clock, runner.device, runner.seconds)})
+    paper = Item(svhn.NAME, lambda: {"paper": svhn.measure(runner.clock, runner.device, runner.seconds)})
     return [*_workloads(runner, headlines()), paper]
 
 

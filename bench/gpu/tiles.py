@@ -14,6 +14,7 @@ from unittest import mock
 from stn_triton import configs, plan
 from stn_triton.configs import LaunchConfig
 
+from ..codegen.capture import forget_plans
 from ..gate import Gate
 from ..inputs import make_inputs
 from ..measure import calls_in_a_graph, device_times, interleaved
@@ -87,7 +88,7 @@ def launched_as(forward: bool, shape: Shape | None) -> Iterator[list[LaunchConfi
         own.append(config)
         return shape.config if shape else config
 
-    forget()
+    forget_plans()
     try:
         with (
             mock.patch.object(plan, "_config", chosen),
@@ -95,13 +96,7 @@ def launched_as(forward: bool, shape: Shape | None) -> Iterator[list[LaunchConfi
         ):
             yield own
     finally:
-        forget()
-
-
-def forget() -> None:
-    """Has every launch planned anew."""
-    plan.plan_forward.cache_clear()
-    plan.plan_backward.cache_clear()
+        forget_plans()
 
 
 def search(runner: Runner, workload: Workload, name: str) -> dict[str, Any]:
