@@ -62,15 +62,11 @@ def _planar_bases(h: int, w: int, align_corners: bool, dtype: torch.dtype) -> tu
 
 @lru_cache(maxsize=64)
 def _bases(count: int, h: int, w: int, align_corners: bool, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """(3R, 2Rh): rows of theta to each target row's coefficients; (2R, Rw): those to the forms at its points."""
-    number = np.float64 if dtype == torch.float64 else np.float32
-    x, y = (normalised(np.arange(n, dtype=number), n, align_corners) for n in (w, h))
-    by_row = np.zeros((count, 3, h, count, 2), number)
-    by_column = np.zeros((count, 2, w, count), number)
-    for r in range(count):
-        by_row[r, 0, :, r, 0] = 1
-        by_row[r, 1, :, r, 1] = y
-        by_row[r, 2, :, r, 1] = 1
-        by_column[r, 0, :, r] = x
-        by_column[r, 1, :, r] = 1
-    return by_row.reshape(3 * count, -1), by_column.reshape(2 * count, -1)
+    """The same for R forms side by side.
+
+    (3R, 2Rh): rows of theta to each target row's coefficients; (2R, Rw): those to the forms at its points.
+    """
+    by_row, by_column = _planar_bases(h, w, align_corners, dtype)
+    each = np.eye(count, dtype=by_row.dtype)
+    by_row = np.einsum("khi,rs->rkhsi", by_row.reshape(3, h, 2), each)
+    return by_row.reshape(3 * count, -1), np.einsum("iw,rs->riws", by_column, each).reshape(2 * count, -1)
