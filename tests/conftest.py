@@ -4,6 +4,9 @@ import inspect
 import os
 from typing import NamedTuple
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one for each core: more threads would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
+
 import pytest
 import torch
 
