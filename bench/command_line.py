@@ -69,16 +69,19 @@ def run(runner: Runner, workloads: list[Workload], with_paper: bool, file: Path 
             try:
                 rows.append(runner.run(workload))
             except Exception as error:
-                what = {"name": workload.name, "source": workload.source, "description": workload.description}
-                rows.append({**what, "failed": f"{type(error).__name__}: {error}"})
+                rows.append({"name": workload.name, "failed": f"{type(error).__name__}: {error}"})
             done(report.row_table(rows[-1], bandwidth))
         if with_paper:
             progress.set_description(svhn.NAME)
-            others["paper"] = svhn.measure(runner.clock, runner.device, runner.seconds)
+            try:
+                others["paper"] = svhn.measure(runner.clock, runner.device, runner.seconds)
+            except Exception as error:
+                others["paper"] = {"failed": f"{type(error).__name__}: {error}"}
             done(report.paper_table(others["paper"]))
     if rows:
         print(f"\nHow many times as long as ours the others take\n{report.summary(rows, bandwidth)}")
-    return int(not all(ours_is_there(row) for row in rows) or "red" in (others["paper"] or {}))
+    paper = others["paper"] or {}
+    return int(not all(ours_is_there(row) for row in rows) or "red" in paper or "failed" in paper)
 
 
 def line_of(workload: Workload) -> str:

@@ -71,7 +71,7 @@ class Gate:
             self._truths[key] = self._truth(job)
         truth = self._truths[key]
         poison(truth.results, self.inputs.image.dtype)
-        outputs = _tuple(job.call(self.inputs.image, job.parameters))
+        outputs = as_tuple(job.call(self.inputs.image, job.parameters))
         results = _results(outputs, self.inputs, self.inputs.image, job, job.parameters, truth.decided)
         errors = {}
         for what, tensor in results.items():
@@ -89,7 +89,7 @@ class Gate:
         fill = None if self.inputs.fill is None else self.inputs.fill.double()
         grid = job.grid(parameters)
         known = decided(grid.detach(), exact)
-        outputs = _tuple(sample(exact, image, grid, fill))
+        outputs = as_tuple(sample(exact, image, grid, fill))
         return Truth(_results(outputs, self.inputs, image, job, parameters, known), known, job.parameters)
 
 
@@ -116,7 +116,8 @@ def poison(results: dict[str, Tensor], dtype: torch.dtype) -> None:
     del made
 
 
-def _tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """One tensor or several as several."""
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 

@@ -18,7 +18,11 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 class Inputs(NamedTuple):
-    """What a call is given, and what comes back to its output."""
+    """What a call is given, and what comes back to its output.
+
+    The output's gradient has the image's layout: a channels_last convolution behind the warp gives one such, whatever
+    it was given.
+    """
 
     image: Tensor  #: (N, C, H, W)
     theta: Tensor  #: (N, ...) or (N, M, ...)

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from matplotlib import color_sequences
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -19,13 +20,7 @@ DOCS = results.ROOT / "docs"
 BEGIN, END = "<!-- written by python -m bench.picture -->\n", "<!-- until here -->"
 KINDS = {"cpu": "on a CPU", "cuda": "on a GPU"}
 STAGES = ("headline", "others")  #: of `bench.gpu`, whose rows are drawn
-COLOURS = {
-    "pytorch": "#1f2937",
-    "compile": "#0ea5e9",
-    "compile_max": "#6366f1",
-    "kornia": "#16a34a",
-    "one_gemm": "#f97316",
-}
+COLOURS = dict(zip(report.COMPARED, color_sequences["tab10"], strict=False))
 
 
 class Measured(NamedTuple):
@@ -34,6 +29,7 @@ class Measured(NamedTuple):
     kind: str
     environment: dict[str, Any]
     bandwidth: float
+    cold: bool
     rows: list[dict[str, Any]]
     paper: dict[str, Any] | None
     files: list[str]
@@ -59,8 +55,8 @@ def newest(folder: Path = results.FOLDER) -> list[Measured]:
         papers = [result.get("paper") for _, result in chosen] + [row.get("paper") for row in rows]
         rows = [row for row in rows if "paper" not in row]
         paper = next((paper for paper in papers if paper), None)
-        bandwidth = chosen[0][1]["copy_bandwidth"]
-        found.append(Measured(kind, last, bandwidth, rows, paper, [file.name for file, _ in chosen]))
+        bandwidth, cold = chosen[0][1]["copy_bandwidth"], chosen[0][1].get("cold", False)
+        found.append(Measured(kind, last, bandwidth, cold, rows, paper, [file.name for file, _ in chosen]))
     return found
 
 
@@ -70,7 +66,7 @@ def section(measured: list[Measured]) -> str:
     for each in measured:
         parts.append(f"![Speed {KINDS[each.kind]}](docs/speed-{each.kind}.png)\n")
         tables = [
-            report.heading(each.environment, each.bandwidth, cold=False),
+            report.heading(each.environment, each.bandwidth, each.cold),
             report.summary(each.rows, each.bandwidth),
         ]
         tables += [report.missing(each.rows)] + ([report.paper_table(each.paper)] if each.paper else [])

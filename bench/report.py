@@ -6,19 +6,20 @@ from collections.abc import Iterable, Sequence
 from statistics import median, quantiles
 from typing import Any
 
+from .rivals import RIVALS
 from .svhn import MODELS, PAPER
 
 #: Mode of timing, and what its columns are called.
 MODES = {"eager": "eager", "graph": "replayed", "host": "host alone"}
-#: Rivals that the summary compares with, in its order; "ready_grid" is a bound and no rival.
-COMPARED = ("pytorch", "other_corners", "half_grid", "one_gemm", "compile", "compile_max", "kornia", "triton_augment")
+#: Whom ours is compared with, in this order; "ready_grid" is a bound and no rival.
+COMPARED = tuple(name for name in RIVALS if name not in ("ours", "ready_grid"))
 
 
 def row_table(row: dict[str, Any], bandwidth: float) -> str:
     """All that was measured of a workload: medians in milliseconds, with quartiles, and ratios of medians to ours."""
-    title = f"{row['name']}: {row['description']} ({row['source']})"
     if "failed" in row:
-        return f"{title}\n  FAILED: {row['failed']}"
+        return f"{row['name']}\n  FAILED: {row['failed']}"
+    title = f"{row['name']}: {row['description']} ({row['source']})"
     if row["batch"] != row["batch_of_model"]:
         title += f", N = {row['batch_of_model']} in the model"
     lines = [title]
@@ -131,6 +132,8 @@ def paper_table(result: dict[str, Any]) -> str:
     title = "SVHN-like CNN of the paper, a step forward and backward, without and with four transformers"
     if "red" in result:
         return f"{title}\n  RED, not timed: {result['red']}"
+    if "failed" in result:
+        return f"{title}\n  FAILED: {result['failed']}"
     times = {name: median(result["seconds"][name]) for name in MODELS}
     words = {"cnn": "CNN", "ours": "with ours", "pytorch": "with PyTorch's two calls"}
     cells = [[f"N = {result['batch']}", "ms", "overhead"]]

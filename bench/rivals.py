@@ -75,7 +75,10 @@ def other_corners(workload: Workload, inputs: Inputs) -> Job:
 
 
 def half_grid(workload: Workload, inputs: Inputs) -> Job:
-    """PyTorch with the grid in the image's half type, as it asks for outside autocast."""
+    """PyTorch with the grid in the image's half type, as it asks for outside autocast: off by pixels.
+
+    It stands here for the gate to say how far off, which is why it is not timed.
+    """
     if workload.dtype == "float32":
         raise Missing("the image is float32")
     if inputs.image.device.type == "cpu":
@@ -84,6 +87,18 @@ def half_grid(workload: Workload, inputs: Inputs) -> Job:
 
     def call(image: Tensor, theta: Tensor) -> Any:
         return F.grid_sample(image, grid(theta).to(image.dtype), **_options(workload))
+
+    return Job(call, inputs.theta, exact_grid(workload), workload.align_corners)
+
+
+def stacked_grid(workload: Workload, inputs: Inputs) -> Job:
+    """PyTorch's of M transforms, with their grids below each other as one: the image is not expanded."""
+    if not workload.transforms:
+        raise Missing("one transform of each image")
+    grid = grid_of(workload, inputs.theta.dtype, inputs.theta.device)
+
+    def call(image: Tensor, theta: Tensor) -> Any:
+        return sample_stacked(workload, image, grid(theta), inputs.fill)
 
     return Job(call, inputs.theta, exact_grid(workload), workload.align_corners)
 
@@ -111,8 +126,10 @@ def ready_grid(workload: Workload, inputs: Inputs) -> Job:
     with torch.no_grad():
         grid = exact_grid(workload)(inputs.theta.double()).to(inputs.theta.dtype)
 
+    sample_it = sample_stacked if workload.transforms else sample
+
     def call(image: Tensor, grid: Tensor) -> Any:
-        return sample(workload, image, grid, inputs.fill)
+        return sample_it(workload, image, grid, inputs.fill)
 
     leaf = grid.contiguous().requires_grad_(workload.needs_theta)
     return Job(call, leaf, lambda grid: grid, workload.align_corners)
@@ -248,6 +265,7 @@ RIVALS: dict[str, Callable[[Workload, Inputs], Job]] = {
     "pytorch": pytorch,
     "other_corners": other_corners,
     "half_grid": half_grid,
+    "stacked_grid": stacked_grid,
     "one_gemm": one_gemm,
     "compile": compiled,
     "compile_max": compiled_max,
@@ -277,6 +295,16 @@ def sample(workload: Workload, image: Tensor, grid: Tensor, fill: Tensor | None)
             out = out + fill.to(grid.dtype)[:, None, None] * (1 - mask)
     out, mask = (t if t is None or not many else t.unflatten(0, (-1, many)) for t in (out, mask))
     return (out.to(dtype), mask.to(dtype)) if workload.mask else out.to(dtype)
+
+
+def sample_stacked(workload: Workload, image: Tensor, grid: Tensor, fill: Tensor | None) -> Any:
+    """`sample` of M transforms as one output (N, C, M h, w), seen as (N, M, C, h, w)."""
+    apart = -1, workload.transforms or 1
+    below = sample(dataclasses.replace(workload, transforms=None), image, grid.unflatten(0, apart).flatten(1, 2), fill)
+    rows = apart[::-1]
+    if workload.mask:
+        return tuple(out.unflatten(2, rows).transpose(1, 2) for out in below)
+    return below.unflatten(2, rows).transpose(1, 2)
 
 
 def grid_of(workload: Workload, dtype: torch.dtype, device: torch.device) -> Grid:

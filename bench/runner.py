@@ -15,7 +15,7 @@ from .measure import calls_in_a_graph, device_times, host_times, interleaved
 from .memory import peak_bytes
 from .rivals import RIVALS, Job, Missing
 from .steps import PASSES, Step, captured, steps_of
-from .traffic import Flush, compulsory_bytes
+from .traffic import Flush, compulsory_bytes, touched_pixels
 from .workloads import Workload
 
 LONGEST_ON_CPU = 0.05  # seconds that PyTorch may take there, for which a batch is made smaller
@@ -42,16 +42,16 @@ class Runner(NamedTuple):
     def run(self, workload: Workload) -> dict[str, Any]:
         """Everything about a workload, as JSON has it: times in microseconds, each sample."""
         measured = self.fitted(workload)
+        inputs = make_inputs(measured, self.device)
         row: dict[str, Any] = {
             "name": workload.name,
             "source": workload.source,
             "description": measured.description,
             "batch": measured.image[0],
             "batch_of_model": workload.image[0],
-            "bytes": compulsory_bytes(measured),
+            "bytes": compulsory_bytes(measured, touched_pixels(measured, inputs)),
             "rivals": {},
         }
-        inputs = make_inputs(measured, self.device)
         jobs = self.passed(measured, inputs, row["rivals"])
         steps = {name: steps_of(job, inputs) for name, job in jobs.items()}
         for name, of_job in steps.items():

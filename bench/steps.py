@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
+from .gate import as_tuple, relative_error
 from .inputs import Inputs
 from .rivals import Job
+
+REPLAYED = 0.05  #: what a result may change by from run to run: atomics in half types
 
 PASSES = ("forward", "backward", "both")
 
@@ -42,9 +46,10 @@ def steps_of(job: Job, inputs: Inputs) -> dict[str, Step]:
 
 
 def captured(step: Step, calls: int) -> Step:
-    """So many calls as one CUDA graph, which `run` replays. Raises RuntimeError where a call cannot be captured.
+    """So many calls as one CUDA graph, which `run` replays.
 
-    The graph reads what was prepared for it: that lives as long as the step does.
+    The graph reads what was prepared for it: that lives as long as the step does. Raises RuntimeError where a call
+    cannot be captured, or its replay does not write what the call does.
     """
     stream, current = capture_stream(), torch.cuda.current_stream()
     run = step.run_again or step.run
@@ -58,10 +63,21 @@ def captured(step: Step, calls: int) -> Step:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=stream):
             for each in prepared:
-                run(each)
+                result = None  # before the next call, as where it is not replayed
+                result = run(each)
     finally:
         torch.cuda.set_stream(current)  # a capture that fails would leave its own
+    if not replays(graph.replay, as_tuple(result), as_tuple(run(step.prepare()))):
+        raise RuntimeError("replayed, it computes something else")
     return Step(_nothing, lambda _, kept=prepared: graph.replay())
+
+
+def replays(replay: Callable[[], Any], results: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    """Whether a replay writes over the results what is expected."""
+    for result in results:
+        result.detach().fill_(torch.nan)
+    replay()
+    return all(relative_error(a, b.double()) <= REPLAYED for a, b in zip(results, expected, strict=True))
 
 
 @cache

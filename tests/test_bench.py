@@ -13,7 +13,7 @@ from bench.gate import Gate
 from bench.inputs import make_inputs, transform_of
 from bench.memory import peak_bytes
 from bench.rivals import RIVALS, Missing
-from bench.steps import Step, steps_of
+from bench.steps import Step, replays, steps_of
 from bench.workloads import WORKLOADS, Workload
 from stn_triton import plan, reference
 from stn_triton.kernels import samplers
@@ -80,6 +80,11 @@ def test_rivals_compute_the_same(torch_path, workload, name):
     assert judged.complaint == ""
 
 
+@pytest.mark.parametrize("name", ["stacked_grid", "ready_grid"])
+def test_stacked_outputs_have_masks(torch_path, name):
+    assert verdict(replace(SMALL["birds-4-crops"], mask=True), name).complaint == ""
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile's own
 def test_compiled_computes_the_same(torch_path):
     assert verdict(SMALL["stn-tutorial"], "compile").complaint == ""
@@ -97,9 +102,9 @@ def test_headline_rows_are_those_that_a_gpu_measures_first():
             {"forward": 480 + 48 + 1008, "backward": 1008 + 48 + 480 + 480 + 48},
         ),
         (
-            # nine of 6,400 pixels can be touched, by four taps each; the image's gradient is written whole
-            Workload("few pixels", "", (2, 1, 80, 80), (3, 3), "dense", "image"),
-            {"forward": 2 * 36 * 4 + 144 + 72, "backward": 72 + 144 + 51200},
+            # of 12,800 pixels 2 x 16 are read; the image's gradient is written whole
+            Workload("windows", "", (2, 1, 80, 80), (3, 3), "dense", "image", align_corners=True, values="windows"),
+            {"forward": 2 * 16 * 4 + 144 + 72, "backward": 72 + 144 + 51200},
         ),
         (
             replace(
@@ -113,7 +118,8 @@ def test_headline_rows_are_those_that_a_gpu_measures_first():
 def test_compulsory_bytes(workload, expected):
     if "backward" in expected:
         expected["both"] = sum(expected.values())
-    assert traffic.compulsory_bytes(workload) == expected
+    touched = traffic.touched_pixels(workload, make_inputs(workload, CPU))
+    assert traffic.compulsory_bytes(workload, touched) == expected
 
 
 # --- planted faults: the gate ------------------------------------------------------------------------------------
@@ -321,6 +327,21 @@ def test_steps_are_what_their_names_say(torch_path):
     assert list(steps_of(RIVALS["ours"](nothing, inputs), inputs)) == ["forward"]
 
 
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [((1.0, 2.0), True), ((1.001, 2.0), True), ((1.0, None), False), ((1.0, 3.0), False), ((1.0, 0.0), False)],
+)
+def test_a_graph_that_writes_something_else_is_noticed(written, expected):
+    results = torch.ones(3), torch.full((2,), 2.0)
+
+    def replay():
+        for result, value in zip(results, written, strict=True):
+            if value is not None:
+                result.fill_(value)
+
+    assert replays(replay, results, (torch.ones(3), torch.full((2,), 2.0))) is expected
+
+
 def test_a_cpu_gets_fewer_images_until_pytorch_is_fast_enough(monkeypatch):
     on_cpu = runner.Runner.on(CPU)
     batches = []
@@ -345,7 +366,8 @@ def test_peak_bytes():
 def test_a_copys_bandwidth(monkeypatch):
     taken = iter([[1.0, 1.0], [0.5] * 11])
     monkeypatch.setattr(traffic, "device_times", lambda *args: next(taken))
-    assert traffic.copy_bandwidth(clock.HostClock(), CPU) == 2 * 2**30 / 0.5
+    monkeypatch.setattr(traffic, "COPIED", 2**20)
+    assert traffic.copy_bandwidth(clock.HostClock(), CPU) == 2 * 2**20 / 0.5
 
 
 # --- the command line --------------------------------------------------------------------------------------------
@@ -354,7 +376,7 @@ def test_a_copys_bandwidth(monkeypatch):
 @pytest.fixture
 def two_workloads(torch_path, monkeypatch):
     monkeypatch.setattr(command_line, "WORKLOADS", [SMALL["stn-tutorial"], SMALL["mnist-tps"]])
-    monkeypatch.setattr(traffic, "device_times", lambda *args: [0.01])
+    monkeypatch.setattr(traffic, "COPIED", 2**20)
 
 
 def run(*arguments):
@@ -403,6 +425,15 @@ def test_a_workload_that_fails_is_said_and_the_others_run(two_workloads, monkeyp
     printed = capsys.readouterr().out
     assert "FAILED: ValueError: no such thing" in printed
     assert "one_gemm" in printed.splitlines()[-3]
+
+
+def test_a_network_that_fails_is_said(two_workloads, monkeypatch, capsys):
+    def broken(*arguments):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(svhn, "measure", broken)
+    assert run("--only", "svhn-cnn") == 1
+    assert "FAILED: RuntimeError: out of luck" in capsys.readouterr().out
 
 
 def test_the_list(capsys):

@@ -107,6 +107,8 @@ def test_stages_have_items_of_their_own():
 def test_headline_rows(torch_path, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(stages, "WORKLOADS", [SMALL["stn-tutorial"], SMALL["mesh"]])
     monkeypatch.setattr(stages.svhn, "measure", lambda *_: {"red": "planted"})
+    emptied = []
+    monkeypatch.setattr(stages, "Flush", lambda device: lambda: emptied.append(device))
     runner = Runner.on(CPU, ["kornia"], seconds=0.0)
 
     def run(name):
@@ -119,6 +121,20 @@ def test_headline_rows(torch_path, monkeypatch, tmp_path, capsys):
     assert "stn-tutorial: 2x1x23x28" in printed
     assert not run("others")
     assert [row["name"] for row in results.read(tmp_path / "others")["rows"]] == ["mesh", "stn-tutorial, cold"]
+    assert emptied
+
+
+def test_a_row_that_fails_is_said(torch_path, monkeypatch, tmp_path, capsys):
+    def broken(self, workload):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(Runner, "run", broken)
+    monkeypatch.setattr(stages.svhn, "measure", lambda *_: broken(None, None))
+    runner, end = Runner.on(CPU, seconds=0.0), time.monotonic() + 60
+    assert command_line.run(stages.STAGES["headline"], runner, tmp_path / "rows", ENVIRONMENT, 1e9, end)
+    printed = capsys.readouterr().out
+    for name in ("svhn-cnn", "stn-tutorial"):
+        assert f"{name}\n  FAILED: RuntimeError: out of luck" in printed
 
 
 # --- the test-suite ----------------------------------------------------------------------------------------------

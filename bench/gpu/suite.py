@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import re
@@ -12,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ..report import columns
 from ..results import ROOT
@@ -52,6 +55,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def _pytest(python: list[str], arguments: list[str], end: float, **environment: str) -> dict[str, Any]:
     command = [*python, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "-rf", *arguments]
+    gc.collect()
+    torch.cuda.empty_cache()  # the tests are other processes
     start = time.monotonic()
     process = subprocess.Popen(
         command, cwd=ROOT, env={**ENVIRONMENT, **environment}, start_new_session=True,
