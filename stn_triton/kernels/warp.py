@@ -280,7 +280,7 @@ def backward_tiles(
             taps = taps_of(taps_x, taps_y, differentiable, MASKED)
             origin = offset_of(i, j, channel, image_strides)
             d_origin = offset_of(i, j, channel, d_image_strides)
-            sums = zeros_of(sums_of(taps), taps, BLOCK_C, ACC)
+            sums = sums_of(taps, BLOCK_C, ACC)
             d_cover = tl.zeros([row.shape[0], BLOCK_C], ACC)
             loaded = zeros_of(len(taps), taps, BLOCK_C, image.dtype.element_ty)
             if not LOOP:
