@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .layout import memory_format
-from .torch_sampler import bound, is_plain, sample, sample_bounded
+from .torch_sampler import bound, is_bounded, is_plain, sample, sample_bounded
 
 if TYPE_CHECKING:
     from .spec import WarpSpec
@@ -42,10 +42,7 @@ def warp(spec: WarpSpec, image: Tensor, theta: Tensor, fill: Tensor | None) -> t
         whole = (mask - 1).abs() <= 8 * torch.finfo(mask.dtype).eps
         mask = mask + torch.where(whole, 1 - mask, 0).detach()
         if fill is not None:
-            colour = fill[:, :, None, None].to(wide.dtype)
-            known = colour.isfinite()  # any other is a mark, which has no derivative and stays outside
-            out = torch.addcmul(out, torch.where(known, colour, 0), 1 - mask)
-            out = out + torch.where(known | whole, 0, colour).detach()
+            out = _filled(out, mask, whole, fill[:, :, None, None].to(wide.dtype))
     layout = memory_format(image.shape, image.stride())
     if mask is not None:
         mask = _finished(spec, mask, image.dtype, torch.contiguous_format)
@@ -64,6 +61,18 @@ def _sampler(spec: WarpSpec, grid: Tensor, bounded: bool) -> Callable[[Tensor], 
     finite = grid.isfinite().all(-1)
     clean = torch.where(finite[..., None], grid, 0).clamp(-far, far)
     return lambda image: torch.where(finite[:, None], sample_bounded(image, clean, *options), 0)
+
+
+def _filled(out: Tensor, mask: Tensor, whole: Tensor, colour: Tensor) -> Tensor:
+    """What the image does not cover in a colour (N, C, 1, 1); ``whole`` is where it covers all.
+
+    A colour that is not finite is a mark, which has no derivative and stays outside.
+    """
+    if is_bounded(colour):
+        return torch.addcmul(out, colour, 1 - mask)
+    known = colour.isfinite()
+    out = torch.addcmul(out, torch.where(known, colour, 0), 1 - mask)
+    return out + torch.where(known | whole, 0, colour).detach()
 
 
 def _finished(spec: WarpSpec, out: Tensor, dtype: torch.dtype, layout: torch.memory_format) -> Tensor:

@@ -203,7 +203,7 @@ MUTANTS = {
         "transforms/flow.py", "tl.fma(d_x, 0.0, d_y * 0.0) == 0", "tl.fma(u, 0.0, v * 0.0) == 0",
     ),
     "a displacement in pixels doubled before it is divided": (
-        "transforms/flow.py", "torch.stack([d / half for", "torch.stack([d * 2 / (2 * half) for",
+        "transforms/flow.py", "torch.addcdiv(points, displacements, halves", "torch.addcdiv(points, 2 * displacements, 2 * halves",
     ),
     "one theta for all transforms of an image": (
         "kernels/programs.py", " + m.to(tl.int64) * stride_m", "",

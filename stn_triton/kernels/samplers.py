@@ -162,7 +162,7 @@ def read(before, plane, origin, taps, stride_h, stride_w, ACC: constexpr, MASKED
 
 @jit
 def sums_of(taps, BLOCK_C: constexpr, ACC: constexpr):
-    """What `multiply` starts from: a product for each of few taps; of many, which would fill the registers, two sums."""
+    """What `multiply` starts from: a product for each of few taps; of many, which would fill the registers, two."""
     count: constexpr = len(taps) if len(taps) <= FEW else 2
     return zeros_of(count, taps, BLOCK_C, ACC)
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..checks import check_bool, check_size
 from ..kernels.language import constexpr, jit, tl
+from ..torch_sampler import is_bounded
 from .base import target_points
 from .dense import Dense, interpolated
+
+#: Target pixels up to which their points are kept, of the sizes used last: half a megabyte of float32.
+MOST_KEPT = 2**16
 
 # --- device: the identity in pixels, exact at equal sizes, and the stored displacement times its unit ------------
 
@@ -133,19 +140,39 @@ class Flow(Dense):
         return (1, 1, *theta.shape)[-2:] if self.channels_first else super().size_of(theta)
 
     def grid_of(self, theta, size, align_corners=False):
-        displacement = self._displacement(theta, align_corners)
-        return displacement + target_points(size, align_corners, displacement)
+        return self._displaced(target_points(size, align_corners, theta), self._field(theta), align_corners)
+
+    def bounded_grid(self, theta, size, align_corners=False):
+        if not is_bounded(theta):
+            return None
+        return self._displaced(_kept_points(size, align_corners, theta), self._field(theta), align_corners)
 
     def points_of(self, theta, xy, align_corners=False):
         """Displacements between the stored ones are interpolated; beyond the outermost they stay."""
-        return xy + interpolated(self._displacement(theta, align_corners), xy, align_corners)
+        return self._displaced(xy, interpolated(self._field(theta), xy, align_corners), align_corners)
 
-    def _displacement(self, theta: Tensor, align_corners: bool) -> Tensor:
-        """(N, h, w, 2), normalised."""
-        if self.channels_first:
-            theta = theta.movedim(1, -1)
+    def _field(self, theta: Tensor) -> Tensor:
+        """(N, h, w, 2)."""
+        return theta.movedim(1, -1) if self.channels_first else theta
+
+    def _displaced(self, points: Tensor, displacements: Tensor, align_corners: bool) -> Tensor:
+        """Normalised points (..., P, 2) displaced by as many (N, ..., P, 2) in the flow's own unit."""
         if self.image_size is None:
-            return theta
-        # Halves of the extent, exact: twice a finite displacement may be inf.
-        halves = ((n - align_corners or 2) / 2 for n in self.image_size[::-1])
-        return torch.stack([d / half for d, half in zip(theta.unbind(-1), halves, strict=True)], -1)
+            return points + displacements
+        # By halves of the extent, exact: twice a finite displacement may be inf.
+        halves = points.new_tensor([(n - align_corners or 2) / 2 for n in self.image_size[::-1]])
+        # Not broadcast over points: torch would take them two numbers at a time.
+        return torch.addcdiv(points, displacements, halves.repeat(points.shape[-2], 1))
+
+
+def _kept_points(size: tuple[int, int], align_corners: bool, like: Tensor) -> Tensor:
+    """`target_points` of a CPU, kept where they are few; not to be changed."""
+    if size[0] * size[1] > MOST_KEPT:
+        return target_points(size, align_corners, like)
+    return torch.from_numpy(_points(size, align_corners, like.dtype))
+
+
+@lru_cache(maxsize=16)
+def _points(size: tuple[int, int], align_corners: bool, dtype: torch.dtype) -> np.ndarray:
+    """A numpy array, since a tensor made under inference mode could not be used outside it."""
+    return target_points(size, align_corners, torch.empty(0, dtype=dtype, device="cpu")).numpy()
