@@ -15,7 +15,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = Path(__file__).resolve().parent / "results"
-PACKAGES = ("torch", "triton", "numpy", "kornia", "triton-augment")
+PACKAGES = ("triton", "numpy", "kornia", "triton-augment")
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -26,7 +26,11 @@ def environment(device: torch.device) -> dict[str, Any]:
         "kind": device.type,
         "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None,
         "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),  # with its build, which the metadata may lack
+            **{name: _version(name) for name in PACKAGES},
+        },
         "commit": _output("git", "-C", str(ROOT), "rev-parse", "HEAD"),
         "source": source(),
         "date": datetime.date.today().isoformat(),

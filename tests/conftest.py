@@ -97,6 +97,8 @@ def _poisoned_empty(monkeypatch):
 
     def poisoned(*args, **kwargs):
         tensor = empty(*args, **kwargs)
-        return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
+        if tensor.is_floating_point():
+            tensor.detach().fill_(float("nan"))
+        return tensor
 
     monkeypatch.setattr(torch, "empty", poisoned)

@@ -39,7 +39,7 @@ SASS_TEXT = """
         /*00c0*/               @P4 LDG.E.128 R4, desc[UR4][R2.64] ;
         /*00d0*/                   FFMA R4, R4, R4, RZ ;
         /*00e0*/                   STG.E.128 desc[UR4][R2.64], R4 ;
-        /*00f0*/               @P5 BRA 0x00c0                          ?trans6;
+        /*00f0*/               @P5 BRA 0x00c0      &req={1}            ?trans6;
         /*0100*/                   BRA 0x0130 ;
         /*0110*/                   LDG.E R4, desc[UR4][R2.64] ;
         /*0120*/                   STG.E desc[UR4][R2.64], R4 ;

@@ -227,6 +227,7 @@ def test_torch_func_on_the_cpu_path(torch_path):
     (expected,) = torch.autograd.grad(loss(leaf, images[0]), leaf)
     homogeneous._bases.cache_clear()
     torch.testing.assert_close(torch.func.grad(loss)(theta, images[0]), expected)
-    torch.testing.assert_close(torch.func.jacrev(loss)(theta, images[0]), expected)
+    if torch.__version__ >= (2, 12):  # torch's own sampler has none before
+        torch.testing.assert_close(torch.func.jacrev(loss)(theta, images[0]), expected)
     batched = torch.func.vmap(loss, in_dims=(None, 0))(theta, images)
     torch.testing.assert_close(batched, torch.stack([loss(theta, image) for image in images]))

@@ -19,8 +19,8 @@ class Instruction:
     label: str = ""  #: its names, as jumps call it
 
 
-# An instruction may end in notes on scheduling, such as ?trans6 (sm_120, CUDA 12.8).
-_SASS_LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(.*?)(?:\s+\?\w+)*\s*;", re.MULTILINE)
+# An instruction may end in notes on scheduling, such as &req={1} ?trans6 (sm_120, CUDA 12.8).
+_SASS_LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(.*?)(?:\s+[&?]\S+)*\s*;", re.MULTILINE)
 _SASS_PARTS = re.compile(r"(@!?U?P[T\d]+\s+)?([A-Z][\w.]*)\s*(.*)")
 
 
