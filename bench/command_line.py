@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from . import report, results, svhn
 from .rivals import RIVALS
-from .runner import Runner, ours_is_there
+from .runner import Runner, ours_is_there, reason
 from .traffic import copy_bandwidth
 from .workloads import WORKLOADS, Workload
 
@@ -69,14 +69,14 @@ def run(runner: Runner, workloads: list[Workload], with_paper: bool, file: Path 
             try:
                 rows.append(runner.run(workload))
             except Exception as error:
-                rows.append({"name": workload.name, "failed": f"{type(error).__name__}: {error}"})
+                rows.append({"name": workload.name, "failed": reason(error)})
             done(report.row_table(rows[-1], bandwidth))
         if with_paper:
             progress.set_description(svhn.NAME)
             try:
                 others["paper"] = svhn.measure(runner.clock, runner.device, runner.seconds)
             except Exception as error:
-                others["paper"] = {"failed": f"{type(error).__name__}: {error}"}
+                others["paper"] = {"failed": reason(error)}
             done(report.paper_table(others["paper"]))
     if rows:
         print(f"\nHow many times as long as ours the others take\n{report.summary(rows, bandwidth)}")

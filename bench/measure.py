@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from random import Random
 from typing import Any
 
 from .clock import Clock
@@ -11,7 +12,7 @@ from .steps import Step
 IN_A_ROW = 5  # calls of one step before the next one's turn, as a training loop would
 LONGEST_TURN = 0.05  # seconds, from which it is fewer
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 60
-GRAPH_SECONDS, MOST_IN_A_GRAPH = 2e-4, 20
+GRAPH_SECONDS, MOST_IN_A_GRAPH = 2e-4, 100
 
 
 def interleaved(
@@ -30,22 +31,22 @@ def interleaved(
     round_ = sum(calls[name] * lengths[name] for name in steps)
     rounds = int(max(FEWEST_ROUNDS, min(MOST_ROUNDS, seconds * len(steps) / max(round_, 1e-9))))
     times: dict[str, list[float]] = {name: [] for name in steps}
-    names = list(steps)
-    for k in range(rounds if names else 0):
-        start = k % len(names)  # nobody always runs after the same other
-        for name in names[start:] + names[:start]:
+    names, random = list(steps), Random(0)
+    for _ in range(rounds):
+        random.shuffle(names)  # nobody always runs after the same other
+        for name in names:
             times[name] += device_times(clock, steps[name], calls[name], before)
     return times
 
 
 def device_times(clock: Clock, step: Step, count: int, before: Callable[[], Any] | None = None) -> list[float]:
-    """Seconds of the device for each of so many calls, one after the other."""
+    """Seconds from an idle device until each of so many calls is done there."""
     marks = []
-    clock.synchronize()
     for _ in range(count):
         prepared = step.prepare()
         if before is not None:
             before()
+        clock.synchronize()  # work still queued would hide what the host takes, of one call more than of another's
         start = clock.mark()
         done = step.run(prepared)
         marks.append((start, clock.mark()))
@@ -55,7 +56,7 @@ def device_times(clock: Clock, step: Step, count: int, before: Callable[[], Any]
 
 
 def calls_in_a_graph(length: float) -> int:
-    """How many calls of so many seconds make a CUDA graph in which its own launch does not show."""
+    """How many calls of so many seconds of the device make a CUDA graph in which its own launch does not show."""
     return max(1, min(MOST_IN_A_GRAPH, int(GRAPH_SECONDS / max(length, 1e-9))))
 
 

@@ -20,7 +20,7 @@ DOCS = results.ROOT / "docs"
 BEGIN, END = "<!-- written by python -m bench.picture -->\n", "<!-- until here -->"
 KINDS = {"cpu": "on a CPU", "cuda": "on a GPU"}
 STAGES = ("headline", "others")  #: of `bench.gpu`, whose rows are drawn
-COLOURS = dict(zip(report.COMPARED, color_sequences["tab10"], strict=False))
+COLOURS = dict(zip(report.COMPARED, color_sequences["tab10"][: len(report.COMPARED)], strict=True))
 
 
 class Measured(NamedTuple):
@@ -45,10 +45,9 @@ def newest(folder: Path = results.FOLDER) -> list[Measured]:
         if not of_kind:
             continue
         last = max(of_kind, key=lambda pair: (pair[1]["environment"]["date"], pair[0].name))[1]["environment"]
+        same = ("date", "device", "versions")
         chosen = [
-            (file, result)
-            for file, result in of_kind
-            if (result["environment"]["date"], result["environment"]["device"]) == (last["date"], last["device"])
+            (file, result) for file, result in of_kind if all(result["environment"][key] == last[key] for key in same)
         ]
         chosen = chosen if kind == "cuda" else chosen[-1:]
         rows = [row for _, result in chosen for row in result["rows"] if not row["name"].endswith(", cold")]
@@ -103,15 +102,18 @@ def draw(measured: Measured, file: Path) -> None:
     left.axvline(1, color="#94a3b8", linewidth=1)
     left.set_xscale("log", base=2)
     left.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
-    left.set_xlabel("time of others / time of ours: right of 1x ours is faster")
+    left.set_xlabel(f"time of others / time of ours, {report.MODES[mode]}: right of 1x ours is faster")
     left.set_yticks(range(len(names)), names, fontsize=8)
     left.set_ylim(-1, len(names))
     left.grid(axis="both", color="#e2e8f0", linewidth=0.6)
     left.legend(loc="lower right", fontsize=8)
     rates = [report.bytes_a_second(rows[name], rows[name]["rivals"]["ours"][mode]) for name in names]
     shares = [100 * rate / measured.bandwidth for rate in rates]
-    right.barh(range(len(names)), shares, color="#38bdf8")
-    right.set_xlabel("ours, % of a copy's bandwidth")
+    colours = ["#bae6fd" if rows[name].get("cached") else "#38bdf8" for name in names]
+    right.barh(range(len(names)), shares, color=colours)
+    right.set_xlabel(
+        "ours, % of a copy's bandwidth" + "\n(light: all of it lies in the cache)" * ("#bae6fd" in colours)
+    )
     right.grid(axis="x", color="#e2e8f0", linewidth=0.6)
     environment = measured.environment
     figure.suptitle(

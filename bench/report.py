@@ -28,7 +28,7 @@ def row_table(row: dict[str, Any], bandwidth: float) -> str:
         modes = {name: result[mode] for name, result in measured.items() if mode in result}
         if modes:
             lines += [f"  {words}, ms", *_indented(_times(modes))]
-    lines += _indented(_memory(row, measured, bandwidth))
+    lines += _indented(_memory(row, measured, bandwidth, mode_of([row])))
     for name, result in row["rivals"].items():
         if "red" in result:
             lines.append(f"  {name}: RED, not timed: {result['red']}")
@@ -55,17 +55,21 @@ def _times(modes: dict[str, dict[str, list[float]]]) -> list[list[str]]:
     return cells
 
 
-def _memory(row: dict[str, Any], measured: dict[str, Any], bandwidth: float) -> list[list[str]]:
-    """Peak memory; and what of the copy's bandwidth the bytes that must move are, for the last pass."""
+def _memory(row: dict[str, Any], measured: dict[str, Any], bandwidth: float, mode: str) -> list[list[str]]:
+    """Peak memory; and what of the copy's bandwidth the bytes that must move are, for the last pass in this mode."""
     name, must_move = list(row["bytes"].items())[-1]
-    cells = [[f"{name}, {must_move / 2**20:.1f} MiB must move", "peak MiB", "GB/s", "of a copy's"]]
+    cells = [[f"{name}, {must_move / 2**20:.1f} MiB must move, {MODES[mode]}", "peak MiB", "GB/s", "of a copy's"]]
     for rival, result in measured.items():
-        times = result.get("graph", result["eager"])
-        if name in times:
-            rate = bytes_a_second(row, times)
-            peak = "-" if result["bytes"] is None else f"{result['bytes'] / 2**20:.1f}"
-            cells.append([rival, peak, f"{rate / 1e9:.1f}", f"{rate / bandwidth:.0%}"])
+        peak = "-" if result["bytes"] is None else f"{result['bytes'] / 2**20:.1f}"
+        cells.append([rival, peak, "-", "-"])
+        if name in (times := result.get(mode, {})):
+            cells[-1][2:] = f"{bytes_a_second(row, times) / 1e9:.1f}", share_of_copy(row, times, bandwidth)
     return cells
+
+
+def share_of_copy(row: dict[str, Any], times: dict[str, list[float]], bandwidth: float) -> str:
+    """What of a copy's bandwidth is reached, with a star where the cache, faster than a copy, holds all of it."""
+    return f"{bytes_a_second(row, times) / bandwidth:.0%}" + "*" * row.get("cached", False)
 
 
 def bytes_a_second(row: dict[str, Any], times: dict[str, list[float]]) -> float:
@@ -82,14 +86,27 @@ def mode_of(rows: Iterable[dict[str, Any]]) -> str:
 
 def missing(rows: Iterable[dict[str, Any]]) -> str:
     """Who is missing or red, why, and in how many workloads: what "-" stands for in `summary`."""
+    rows = list(rows)
+    mode = mode_of(rows)
     reasons: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         for name, result in row.get("rivals", {}).items():
-            if "missing" in result or "red" in result:
-                why = result.get("missing") or f"RED: {result['red']}"
+            if why := _why_missing(row, result, mode):
                 reasons.setdefault((name, why), []).append(row["name"])
     few = {key: ", ".join(names) if len(names) <= 3 else f"{len(names)} workloads" for key, names in reasons.items()}
     return "\n".join(f"{name}: {why} ({where})" for (name, why), where in few.items())
+
+
+def _why_missing(row: dict[str, Any], result: dict[str, Any], mode: str) -> str:
+    """Why a rival has no time of the workload's last pass; empty if it has one."""
+    last = list(row["bytes"])[-1]
+    if "missing" in result:
+        return result["missing"]
+    if "red" in result:
+        return f"RED: {result['red']}"
+    if last in result.get("no_graph", {}):
+        return f"not replayed: {result['no_graph'][last]}"
+    return "" if "eager" not in result or last in result["eager"] else "forward only"
 
 
 def speed_ups(row: dict[str, Any], mode: str = "eager") -> dict[str, float]:
@@ -104,12 +121,15 @@ def speed_ups(row: dict[str, Any], mode: str = "eager") -> dict[str, float]:
 def summary(rows: Iterable[dict[str, Any]], bandwidth: float) -> str:
     """One line a workload: ours in milliseconds, how many times as long the others take, and the bound.
 
+    Of replayed graphs where there are any, with PyTorch's eager calls over our eager calls beside them.
     ``bound`` is PyTorch's time over that of torch's sampler with the grid for free, ``of bound`` what of it is reached.
     """
     rows = list(rows)
     mode = mode_of(rows)
     with_any = [name for name in COMPARED if any(name in speed_ups(row, mode) for row in rows)]
-    cells = [["", "N", "pass", "ours, ms", *with_any, "of bound", "of a copy's"]]
+    beside = ["pytorch, eager"] if mode == "graph" else []
+    ours_ms = f"ours, {MODES[mode]}, ms" if beside else "ours, ms"
+    cells = [["", "N", "pass", ours_ms, *with_any, *beside, "of bound", "of a copy's"]]
     for row in rows:
         ratios = speed_ups(row, mode)
         if "ours" not in ratios:
@@ -117,14 +137,18 @@ def summary(rows: Iterable[dict[str, Any]], bandwidth: float) -> str:
             continue
         times = row["rivals"]["ours"][mode]
         name = list(row["bytes"])[-1]
-        share = f"{bytes_a_second(row, times) / bandwidth:.0%}"
         bound = f"{ratios['ready_grid']:.0%}" if "ready_grid" in ratios else "-"
         others = [f"{ratios[other]:.2f}" if other in ratios else "-" for other in with_any]
+        if beside:
+            eager = speed_ups(row).get("pytorch")
+            others.append(f"{eager:.2f}" if eager else "-")
         batch = (
             str(row["batch"]) if row["batch"] == row["batch_of_model"] else f"{row['batch']} of {row['batch_of_model']}"
         )
-        cells.append([row["name"], batch, name, f"{1e-3 * median(times[name]):.3f}", *others, bound, share])
-    return "\n".join(columns(cells))
+        cells.append([row["name"], batch, name, f"{1e-3 * median(times[name]):.3f}", *others, bound])
+        cells[-1].append(share_of_copy(row, times, bandwidth))
+    stars = any(row.get("cached") for row in rows)
+    return "\n".join([*columns(cells), *["*: all of it lies in the device's cache, warm"] * stars])
 
 
 def paper_table(result: dict[str, Any]) -> str:

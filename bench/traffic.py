@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from math import prod
 from statistics import median
 
@@ -30,10 +31,10 @@ def touched_pixels(workload: Workload, inputs: Inputs) -> int:
     return int(weights.count_nonzero())
 
 
-def compulsory_bytes(workload: Workload, touched_pixels: int) -> dict[str, int]:
+def compulsory_bytes(workload: Workload, touched: int) -> dict[str, int]:
     """By pass, each tensor once: read, or written whole.
 
-    Forward the touched pixels of the image in all channels, theta and the output, and the mask. Backward the output's
+    Forward the `touched_pixels` of the image in all channels, theta and the output, and the mask. Backward the output's
     gradient, theta, those pixels again where theta's gradient is needed, and the gradients. Pixels, not the sectors of
     memory that they lie in: what a cache has to fetch for scattered ones is more.
     """
@@ -42,12 +43,12 @@ def compulsory_bytes(workload: Workload, touched_pixels: int) -> dict[str, int]:
     itemsize = DTYPES[workload.dtype].itemsize
     theta = samples * prod(transform_of(workload).parameter_shape(workload.size)) * FLOAT32
     image = n * c * h * w * itemsize
-    touched = touched_pixels * c * itemsize
+    read = touched * c * itemsize
     out = samples * pixels * (c + workload.mask) * itemsize
-    forward = touched + theta + out
+    forward = read + theta + out
     if workload.needs == "none":
         return {"forward": forward}
-    backward = out + theta + workload.needs_image * image + workload.needs_theta * (touched + theta)
+    backward = out + theta + workload.needs_image * image + workload.needs_theta * (read + theta)
     return {"forward": forward, "backward": backward, "both": forward + backward}
 
 
@@ -64,7 +65,12 @@ class Flush:
     """Called, it fills the last level of cache with something else."""
 
     def __init__(self, device: torch.device) -> None:
-        self.buffer = torch.zeros(COPIED // FLOAT32, device=device)
+        self.device = device
+
+    @cached_property
+    def buffer(self) -> torch.Tensor:
+        """Made when it is needed."""
+        return torch.zeros(COPIED // FLOAT32, device=self.device)
 
     def __call__(self) -> None:
         self.buffer.zero_()

@@ -203,7 +203,7 @@ MUTANTS = {
         "transforms/flow.py", "tl.fma(d_x, 0.0, d_y * 0.0) == 0", "tl.fma(u, 0.0, v * 0.0) == 0",
     ),
     "a displacement in pixels doubled before it is divided": (
-        "transforms/flow.py", "torch.addcdiv(points, displacements, halves", "torch.addcdiv(points, 2 * displacements, 2 * halves",
+        "transforms/flow.py", "displacements, torch.stack(halves, -1))", "2 * displacements, 2 * torch.stack(halves, -1))",
     ),
     "one theta for all transforms of an image": (
         "kernels/programs.py", " + m.to(tl.int64) * stride_m", "",
@@ -344,7 +344,7 @@ MUTANTS = {
         "transforms/thin_plate_spline.py", "- points.to(theta.dtype)", "- points.to(torch.promote_types(theta.dtype, torch.float32))",
     ),
     "CPU path, a basis row off": (
-        "transforms/homogeneous.py", "by_row[r, 2, :, r, 1] = 1", "by_row[r, 2, 1:, r, 1] = 1",
+        "transforms/homogeneous.py", "by_row[2, :, 1] = 1, y, 1", "by_row[2, 1:, 1] = 1, y, 1",
     ),
     "CPU path, a denominator's gradient of the wrong sign": (
         "transforms/projective.py", "torch.addcmul(d_p * u, d_q, v).neg()", "torch.addcmul(d_p * u, d_q, v)",
@@ -365,7 +365,7 @@ MUTANTS = {
         "bench/measure.py", "        clock.synchronize()\n        start = clock.now()", "        start = clock.now()",
     ),
     "benchmark in which one always comes first": (
-        "bench/measure.py", "start = k % len(names)", "start = 0",
+        "bench/measure.py", "random.shuffle(names)", "names.sort()",
     ),
     "benchmark that times what is prepared": (
         "bench/steps.py", "Step(forward, backward, partial(backward, keep=True))", "Step(_nothing, lambda _: backward(forward()))",
@@ -383,7 +383,28 @@ MUTANTS = {
         "bench/runner.py", 'if "ours" in jobs else {}', "if jobs else {}",
     ),
     "bytes of an image that nobody can touch": (
-        "bench/traffic.py", "touched = min(image, TAPS[workload.mode] * samples * pixels * c * itemsize)", "touched = image",
+        "bench/traffic.py", "read = touched * c * itemsize", "read = image",
+    ),
+    "bytes of another sampler": (
+        "bench/traffic.py", "replace(workload, mask=False), image", 'replace(workload, mask=False, mode="bilinear"), image',
+    ),
+    "a graph in name only": (
+        "bench/steps.py", "return Step(_nothing, lambda _, kept=prepared: graph.replay())", "return step",
+    ),
+    "a graph whose results nobody looks at": (
+        "bench/steps.py", "if not replays(", "if False and not replays(",
+    ),
+    "the time of a graph for that of a call": (
+        "bench/runner.py", "[t / calls for t in taken]", "[t for t in taken]",
+    ),
+    "a rival that is not replayed and not named": (
+        "bench/report.py", 'if last in result.get("no_graph", {}):', "if False:",
+    ),
+    "half types excused": (
+        "bench/gate.py", "torch.finfo(torch.float32).eps", "torch.finfo(torch.bfloat16).eps",
+    ),
+    "marks of a fill that pull": (
+        "eager.py", "if is_bounded(colour):", "if True:",
     ),
     "results of another package taken up": (
         "bench/gpu/command_line.py", 'if all(earlier["environment"][key] == environment[key] for key in ("source", "versions")):', "if earlier:",

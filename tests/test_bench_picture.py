@@ -3,11 +3,10 @@
 import subprocess
 
 import pytest
-import torch
 
 pytest.importorskip("matplotlib")
 
-from bench import picture, results
+from bench import picture, report, results
 from bench.workloads import WORKLOADS
 
 pytestmark = pytest.mark.skipif(not any(results.FOLDER.glob("*.json")), reason="no results")
@@ -42,8 +41,8 @@ def test_marks_that_are_not_there():
         picture.written("# A README without them\n", "text")
 
 
-def results_of(folder, name, kind, date, *rows, **others):
-    environment = {"kind": kind, "device": "some", "date": date, "threads": 2, "versions": {"torch": torch.__version__}}
+def results_of(folder, name, kind, date, *rows, torch="2.13", **others):
+    environment = {"kind": kind, "device": "some", "date": date, "threads": 2, "versions": {"torch": torch}}
     results.write(folder / name, environment, list(rows), copy_bandwidth=1e9, **others)
 
 
@@ -61,6 +60,39 @@ def row(name, ours=1.0, pytorch=2.0):
         "batch_of_model": 8,
         "rivals": times,
     }
+
+
+def test_a_gpus_row_says_what_of_it_is_replayed(tmp_path):
+    graph = row("fast", ours=10.0, pytorch=20.0)
+    for name, replayed in [("ours", 1.0), ("pytorch", 3.0)]:
+        graph["rivals"][name]["graph"] = {"forward": [replayed] * 3}
+    graph["cached"] = True
+    graph["rivals"]["kornia"] = {"eager": {"forward": [5.0] * 3}, "bytes": 1, "no_graph": {"forward": "cannot"}}
+    graph["rivals"]["compile"] = {"red": "out off by 1"}
+    graph["rivals"]["triton_augment"] = {"eager": {"backward": [1.0] * 3}, "bytes": 1}
+    results_of(tmp_path, "gpu-2026-01-01-torch-2.13-headline.json", "cuda", "2026-01-01", graph, cold=True)
+    results_of(tmp_path, "gpu-2026-01-01-torch-2.11-headline.json", "cuda", "2026-01-01", row("older"), torch="2.11")
+    (measured,) = picture.newest(tmp_path)
+    assert [each["name"] for each in measured.rows] == ["fast"]  # nothing of the other version
+    section = picture.section([measured])
+    heading, fast = (line.split("  ") for line in section.splitlines() if line.startswith((" " * 4, "fast")))
+    words, cells = ([cell.strip() for cell in line if cell.strip()] for line in (heading, fast))
+    found = dict(zip(words, cells[1:], strict=True))
+    assert found["ours, replayed, ms"] == "0.001"
+    assert (found["pytorch"], found["pytorch, eager"]) == ("3.00", "2.00")
+    assert found["of a copy's"].endswith("*")
+    assert "caches emptied" in section
+    for line in (
+        "kornia: not replayed: cannot (fast)",
+        "compile: RED: out off by 1 (fast)",
+        "triton_augment: forward only (fast)",
+        "*: all of it lies in the device's cache",
+    ):
+        assert line in section
+    table = report.row_table(graph, 1e9)
+    assert "kornia, forward: not replayed: cannot" in table
+    assert "replayed, ms" in table
+    picture.draw(measured, tmp_path / "picture.png")
 
 
 def test_the_newest_of_each_kind(tmp_path):

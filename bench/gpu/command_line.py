@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from .. import results
 from ..report import heading
-from ..runner import Runner
+from ..runner import Runner, reason
 from ..traffic import copy_bandwidth
 from .stages import STAGES, Item, Stage
 
@@ -79,7 +79,7 @@ def run(
             left.append(item.name)
             continue
         except Exception as error:
-            row = {"name": item.name, "failed": f"{type(error).__name__}: {error}"}
+            row = {"name": item.name, "failed": reason(error)}
         rows.append(row)
         results.write(file, environment, rows, copy_bandwidth=bandwidth)
     print(f"\n{file.stem}\n{stage.table(rows, bandwidth)}")

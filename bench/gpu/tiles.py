@@ -20,7 +20,7 @@ from ..inputs import make_inputs
 from ..measure import calls_in_a_graph, device_times, interleaved
 from ..report import columns
 from ..rivals import RIVALS
-from ..runner import Runner
+from ..runner import Runner, reason
 from ..steps import Step, captured, steps_of
 from ..workloads import WORKLOADS, Workload
 
@@ -108,20 +108,27 @@ def search(runner: Runner, workload: Workload, name: str) -> dict[str, Any]:
     step = steps_of(job, inputs)[name]
     with launched_as(forward, None) as own:
         step.run(step.prepare())
-    on_gpu = runner.device.type == "cuda"
-    calls = calls_in_a_graph(min(device_times(runner.clock, step, 3))) if on_gpu else 1
-    steps: dict[str, Step] = {}
+    passed: list[Shape] = []
     refused: dict[str, str] = {}
     for shape in shapes(own[0]):
         try:
             with launched_as(forward, shape):
                 complaint = gate.judge(job, ours=True).complaint
-                if not complaint:
-                    steps[shape.label] = captured(step, calls) if on_gpu else step
         except Exception as error:
-            complaint = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+            complaint = reason(error)
         if complaint:
             refused[shape.label] = complaint
+        else:
+            passed.append(shape)
+    steps, calls = {shape.label: step for shape in passed}, 1
+    if runner.device.type == "cuda" and passed:  # graphs keep what they replay: after all that is not replayed
+
+        def replayed(shape: Shape, calls: int) -> Step:
+            with launched_as(forward, shape):
+                return captured(step, calls)
+
+        calls = calls_in_a_graph(min(device_times(runner.clock, replayed(passed[0], 1), 3)))
+        steps = {shape.label: replayed(shape, calls) for shape in passed}
     times = interleaved(runner.clock, steps, runner.seconds, runner.flush)
     return {
         "pinned": shapes(own[0])[0].label,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from ..torch_sampler import is_bounded
 from .base import target_points
 from .dense import Dense, interpolated
 
-#: Target pixels up to which their points are kept, of the sizes used last: half a megabyte of float32.
+#: Target pixels up to which their points are kept, of the 16 sizes used last: up to 8 MiB of float32.
 MOST_KEPT = 2**16
 
 # --- device: the identity in pixels, exact at equal sizes, and the stored displacement times its unit ------------
@@ -145,7 +144,9 @@ class Flow(Dense):
     def bounded_grid(self, theta, size, align_corners=False):
         if not is_bounded(theta):
             return None
-        return self._displaced(_kept_points(size, align_corners, theta), self._field(theta), align_corners)
+        if size[0] * size[1] > MOST_KEPT:
+            return self.grid_of(theta, size, align_corners)
+        return self._displaced(_kept_points(size, align_corners, theta.dtype), self._field(theta), align_corners)
 
     def points_of(self, theta, xy, align_corners=False):
         """Displacements between the stored ones are interpolated; beyond the outermost they stay."""
@@ -159,20 +160,13 @@ class Flow(Dense):
         """Normalised points (..., P, 2) displaced by as many (N, ..., P, 2) in the flow's own unit."""
         if self.image_size is None:
             return points + displacements
-        # By halves of the extent, exact: twice a finite displacement may be inf.
-        halves = points.new_tensor([(n - align_corners or 2) / 2 for n in self.image_size[::-1]])
-        # Not broadcast over points: torch would take them two numbers at a time.
-        return torch.addcdiv(points, displacements, halves.repeat(points.shape[-2], 1))
-
-
-def _kept_points(size: tuple[int, int], align_corners: bool, like: Tensor) -> Tensor:
-    """`target_points` of a CPU, kept where they are few; not to be changed."""
-    if size[0] * size[1] > MOST_KEPT:
-        return target_points(size, align_corners, like)
-    return torch.from_numpy(_points(size, align_corners, like.dtype))
+        # By halves of the extent, exact: twice a finite displacement may be inf. One of each for every point of a row,
+        # since torch would broadcast two numbers at a time.
+        halves = [points.new_full(points.shape[-2:-1], (n - align_corners or 2) / 2) for n in self.image_size[::-1]]
+        return torch.addcdiv(points, displacements, torch.stack(halves, -1))
 
 
 @lru_cache(maxsize=16)
-def _points(size: tuple[int, int], align_corners: bool, dtype: torch.dtype) -> np.ndarray:
-    """A numpy array, since a tensor made under inference mode could not be used outside it."""
-    return target_points(size, align_corners, torch.empty(0, dtype=dtype, device="cpu")).numpy()
+def _kept_points(size: tuple[int, int], align_corners: bool, dtype: torch.dtype) -> Tensor:
+    """`target_points` on the CPU, not to be changed."""
+    return target_points(size, align_corners, torch.empty(0, dtype=dtype, device="cpu"))
