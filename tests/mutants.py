@@ -28,6 +28,7 @@ OWN_TESTS = {
     **dict.fromkeys(
         [f"bench/{name}.py" for name in ("gate", "measure", "runner", "steps", "traffic")], "test_bench.py"
     ),
+    "bench/report.py": "test_bench_picture.py",
     "bench/gpu/command_line.py": "test_bench_gpu.py",
     "bench/gpu/tiles.py": "test_bench_gpu.py",
     "configs.py": "test_launch_shapes.py",
