@@ -86,18 +86,16 @@ def mode_of(rows: Iterable[dict[str, Any]]) -> str:
 
 def missing(rows: Iterable[dict[str, Any]]) -> str:
     """Who is missing or red, why, and in how many workloads: what "-" stands for in `summary`."""
-    rows = list(rows)
-    mode = mode_of(rows)
     reasons: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         for name, result in row.get("rivals", {}).items():
-            if why := _why_missing(row, result, mode):
+            if why := _why_missing(row, result):
                 reasons.setdefault((name, why), []).append(row["name"])
     few = {key: ", ".join(names) if len(names) <= 3 else f"{len(names)} workloads" for key, names in reasons.items()}
     return "\n".join(f"{name}: {why} ({where})" for (name, why), where in few.items())
 
 
-def _why_missing(row: dict[str, Any], result: dict[str, Any], mode: str) -> str:
+def _why_missing(row: dict[str, Any], result: dict[str, Any]) -> str:
     """Why a rival has no time of the workload's last pass; empty if it has one."""
     last = list(row["bytes"])[-1]
     if "missing" in result:
