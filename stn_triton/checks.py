@@ -96,6 +96,7 @@ def check_size(size: Any, name: str = "size", least: int = 0) -> tuple[int, int]
 def whole_numbers(size: Any, name: str = "size") -> tuple[int, ...]:
     """The sequence as ints; raises TypeError unless whole numbers."""
     try:
-        return tuple(map(operator.index, size))
+        # An int stays what it is: under torch.compile a symbol, which operator.index would make a constant.
+        return tuple(n if isinstance(n, int) else operator.index(n) for n in size)
     except TypeError:
         raise TypeError(f"{name}: expected a sequence of whole numbers, got {size!r}") from None

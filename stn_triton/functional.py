@@ -188,7 +188,7 @@ def flow_sample(
     if flow.dim() not in (4, 5) or flow.shape[-3 if channels_first else -1] != 2 or flow.device != image.device:
         layout = "(N, 2, h, w)" if channels_first else "(N, h, w, 2)"
         raise ValueError(f"flow: expected shape {layout} on {image.device}, got {tuple(flow.shape)} on {flow.device}")
-    if flow.shape[0] not in (1, image.shape[0]):
+    if flow.shape[0] != 1 and flow.shape[0] != image.shape[0]:  # by symbols, under torch.compile
         raise ValueError(f"flow: expected the image's batch size {image.shape[0]} or 1, got {flow.shape[0]}")
     axes = slice(-2, None) if channels_first else slice(-3, -1)
     image_size = (image.shape[2], image.shape[3]) if units == "pixels" else None
@@ -325,10 +325,10 @@ def transform_sample(
     transform = find_transform(transform)
     check_image("image", image)
     hw = (image.shape[2], image.shape[3]) if size is None else check_size(size)
-    if transform.image_size not in (None, tuple(image.shape[2:])):
+    if transform.image_size is not None and transform.image_size != (image.shape[2], image.shape[3]):
         raise ValueError(f"image: expected size {transform.image_size} as {transform} has it, got {tuple(image.shape)}")
     transforms = transform.check_theta(theta, hw, image.shape[0])
-    if theta.shape[0] not in (1, image.shape[0]):
+    if theta.shape[0] != 1 and theta.shape[0] != image.shape[0]:  # by symbols, under torch.compile
         raise ValueError(
             f"theta: expected the image's batch size {image.shape[0]} or 1, got {theta.shape[0]}"
             + (", or expand the image: image.expand(N, -1, -1, -1) copies nothing" if image.shape[0] == 1 else "")
@@ -351,16 +351,14 @@ def _colour(fill: Any, padding_mode: str, image: Tensor) -> Tensor | None:
     if fill is None:
         return None
     compute = torch.promote_types(image.dtype, torch.float32)
+    if isinstance(fill, np.ndarray):
+        fill = fill.tolist()
     if isinstance(fill, Real):
-        fill = torch.full((), float(fill), dtype=compute, device=image.device)  # waits for no GPU
+        fill = torch.full((), _as_float(fill), dtype=compute, device=image.device)  # waits for no GPU
     if not isinstance(fill, Tensor):
-        try:
-            numbers = np.asarray([float(number) for number in fill])
-        except (TypeError, ValueError, RuntimeError):
-            numbers = None
-        if numbers is None or any(isinstance(number, Tensor) for number in fill):
+        if not isinstance(fill, Sequence) or not all(isinstance(number, Real) for number in fill):
             raise TypeError(f"fill: expected a number, C numbers or one tensor, got {fill!r}")
-        fill = torch.tensor(numbers, dtype=compute, device=image.device)
+        fill = torch.tensor([_as_float(number) for number in fill], dtype=compute, device=image.device)
     check_tensor("fill", fill)
     if fill.device != image.device:
         raise ValueError(f"fill: expected the image's device {image.device}, got {fill.device}")
@@ -370,6 +368,14 @@ def _colour(fill: Any, padding_mode: str, image: Tensor) -> Tensor | None:
         raise ValueError(f"fill: {expected}, got {tuple(fill.shape)}")
     # In float32 at least before it is spread over the batch, so that its gradient is rounded once.
     return fill.to(torch.promote_types(fill.dtype, compute)).expand(n, channels)
+
+
+def _as_float(number: Real) -> float:
+    """Raises ValueError for a whole number beyond all floats."""
+    try:
+        return float(number)
+    except OverflowError:
+        raise ValueError("fill: expected numbers within a float's range, got one beyond it") from None
 
 
 def warmup(

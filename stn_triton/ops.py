@@ -83,7 +83,8 @@ def _gradients(
     d_fill = None
     if fill is not None and mask is not None:  # it is seen where the image does not cover the output
         d_fill = (d_out * (1 - mask)).sum((-2, -1))
-        d_fill = (d_fill if spec.transforms is None else d_fill.sum(1)).to(fill.dtype)
+        d_fill = d_fill if spec.transforms is None else d_fill.sum(1)
+        d_fill = torch.where(fill.isfinite(), d_fill, 0).to(fill.dtype)  # others are marks, without a derivative
     return *launch.backward(spec, d_out, d_mask, image, like, theta, fill, needs_image, needs_theta), d_fill
 
 

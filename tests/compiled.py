@@ -8,6 +8,8 @@ the launchers on how many kernels they have compiled.
 
 from __future__ import annotations
 
+import copy
+import pickle
 import random
 import sys
 from collections.abc import Iterator
@@ -21,7 +23,8 @@ from bench.codegen.capture import TARGETS, compiled_for
 from bench.codegen.cases import Case
 from bench.codegen.check import complaints, measure, read_pinned
 from bench.codegen.count import Count, Work, count_kernel
-from stn_triton import TRANSFORMS, BasisExpansion, launch, plan
+from bench.polynomial import POLYNOMIAL
+from stn_triton import TRANSFORMS, BasisExpansion, Flow, ThinPlateSpline, launch, plan
 from stn_triton.kernels.coordinates import zeros
 from stn_triton.layout import ImageLike
 from stn_triton.spec import WarpSpec
@@ -198,8 +201,33 @@ def kernels_of_two_bases() -> Iterator[str]:
         yield "expected two kernels of two bases, the third of them the first"
 
 
+# --- objects that hold functions of Triton's ------------------------------------------------------------------
+
+
+def copies() -> Iterator[str]:
+    """Transforms are copied and pickled with the networks they are in; the copies are equal where they can be."""
+    others = Flow(channels_first=True, image_size=(8, 9)), ThinPlateSpline([(-1, -1), (1, -1), (0, 1)]), POLYNOMIAL
+    for transform in (*TRANSFORMS.values(), *others):
+        again = pickle.loads(pickle.dumps(transform)), copy.deepcopy(transform)
+        if not all(repr(each) == repr(transform) for each in again):
+            yield f"{transform}: copied as {again}"
+        if transform.settings() is not None and not again[0] == again[1] == transform:
+            yield f"{transform}: copies differ from it"
+        if any(each.load is not transform.load for each in again):
+            yield f"{transform}: copies have other device functions"
+    if pickle.loads(pickle.dumps(POLYNOMIAL)).basis is not POLYNOMIAL.basis:
+        yield "a basis is not found by its name"
+    try:
+        pickle.dumps(basis_of(1))
+    except pickle.PicklingError as error:
+        if "basis: expected a jit function at the top of a module" not in str(error):
+            yield f"a basis without a name: {error}"
+    else:
+        yield "a basis without a name was pickled"
+
+
 def main() -> int:
-    parts = known_counts, planted_regressions, kernels_over_random_shapes, kernels_of_two_bases
+    parts = known_counts, planted_regressions, kernels_over_random_shapes, kernels_of_two_bases, copies
     found = [what for part in parts for what in part()]
     print(*found, sep="\n")
     return bool(found)

@@ -80,6 +80,34 @@ def test_a_fill_that_is_no_number_stays_outside(path, mode, fill):
     torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_pixels_wholly_inside_meet_no_fill(torch_path, mode):
+    """At places anywhere but for two pixels at the edge: the weights of all taps add up to exactly 1."""
+    image = torch.rand(1, 1, 32, 32)
+    grid = (torch.rand(1, 300, 300, 2) * 2 - 1) * (1 - 4 / 32)
+    out, mask = transform_sample("dense", image, grid, (300, 300), mode=mode, **EDGES, fill=1e9, return_mask=True)
+    assert (mask == 1).all()
+    assert torch.equal(out, transform_sample("dense", image, grid, (300, 300), mode=mode))
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("n", [104, 198, 224, 412])
+def test_no_pixel_of_the_identity_is_marked(torch_path, n, align_corners):
+    """Of sizes at which torch's coordinate of the last pixel, or the first, is rounded outwards most."""
+    theta = torch.eye(2, 3)[None]
+    options = {"align_corners": align_corners, **EDGES}
+    assert affine_sample(torch.rand(1, 1, n, n), theta, **options, fill=float("nan")).isfinite().all()
+
+
+@pytest.mark.parametrize("mark", [float("nan"), float("inf")])
+def test_a_mark_has_no_gradient(path, mark):
+    image, theta = draw(path)
+    fill = torch.tensor([mark, 2.0, 3.0], dtype=torch.float64, device=path.device, requires_grad=True)
+    out, mask = affine_sample(image, theta, **EDGES, fill=fill, return_mask=True)
+    d_fill = torch.autograd.grad(out, fill, torch.ones_like(out))[0]
+    torch.testing.assert_close(d_fill, (1 - mask).sum() * torch.tensor([0.0, 1, 1]).to(d_fill))
+
+
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 def test_the_outermost_pixels_pull_at_theta(path, mode, align_corners):
@@ -253,6 +281,9 @@ def test_warmup_knows_fill_and_mask(path):
     ({"fill": 1.0}, ValueError, "fill: expected padding_mode 'fill' with it, got 'zeros'"),
     ({"padding_mode": "fill"}, ValueError, "fill: expected a number, C numbers or a tensor with padding_mode 'fill'"),
     ({"padding_mode": "fill", "fill": "red"}, TypeError, "fill: expected a number, C numbers or one tensor, got 'red'"),
+    ({"padding_mode": "fill", "fill": "123"}, TypeError, "fill: expected a number, C numbers or one tensor, got '123'"),
+    ({"padding_mode": "fill", "fill": {1, 2, 3}}, TypeError, "fill: expected a number, C numbers or one tensor"),
+    ({"padding_mode": "fill", "fill": 10**400}, ValueError, "fill: expected numbers within a float's range"),
     ({"padding_mode": "fill", "fill": [1, 2]}, ValueError, r"fill: expected shape \(\), \(C,\) or \(N, C\) with N = 2"),
     ({"padding_mode": "fill", "fill": torch.ones(3, 1)}, ValueError, r"C = 3, got \(3, 1\)"),
     ({"padding_mode": "fill", "fill": torch.ones(3, dtype=torch.long)}, TypeError, "fill: expected dtype float16"),

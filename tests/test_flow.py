@@ -172,6 +172,30 @@ def test_compiles_to_one_graph_without_a_warning(torch_path):
     torch.testing.assert_close(ours, truth)
 
 
+def test_one_graph_for_changing_sizes(torch_path):
+    """A second graph is of any batch and height."""
+    graphs = []
+
+    def warp(image, flow):
+        return flow_sample(image, flow, units="pixels", channels_first=True)
+
+    compiled = torch.compile(warp, backend=lambda graph, _: graphs.append(graph) or graph, fullgraph=True)
+    for n, h in ((4, 8), (5, 9), (2, 7), (3, 12)):
+        image, flow = torch.rand(n, 1, h, W), torch.rand(n, 2, h, W)
+        torch.testing.assert_close(compiled(image, flow), warp(image, flow))
+    assert len(graphs) == 2
+
+
+@pytest.mark.parametrize(("length", "align_corners"), [(1, False), (2, True)])
+def test_a_pixel_that_is_half_the_image(path, length, align_corners):
+    """A displacement of the largest float32, in pixels, is none in normalised coordinates."""
+    image = torch.arange(1.0, length + 1, device=path.device).view(1, 1, 1, length)
+    flow = torch.tensor([torch.finfo(torch.float32).max, 0.0], device=path.device).expand(1, 1, length, 2)
+    options = {"units": "pixels", "channels_first": False, "align_corners": align_corners, "padding_mode": "border"}
+    assert (flow_sample(image, flow, **options) == length).all()
+    assert (flow_sample(image, -flow, **options) == 1).all()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

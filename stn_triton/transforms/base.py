@@ -204,8 +204,11 @@ class Transform(ABC):
         """The parameter gradient (batch, ...) from that buffer, the same on every run."""
 
     def settings(self) -> tuple[Any, ...] | None:
-        """What tells objects of a class apart: equal ones share the plans of their launches. None: no two are equal."""
-        return None
+        """What tells objects of a class apart: equal ones share the plans of their launches. None: no two are equal.
+
+        By default that is so of objects that hold anything; all others of a class are equal.
+        """
+        return None if vars(self) else ()
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Transform) or self.settings() is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from importlib import import_module
+from pickle import PicklingError
 from typing import Any
 
 import numpy as np
@@ -172,6 +174,15 @@ class BasisExpansion(Expansion):
     def __deepcopy__(self, memo: dict[int, Any]) -> BasisExpansion:
         return self  # copies of a network share it; Triton's functions cannot be copied
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle, the basis by its name, as any function: Triton's cannot be pickled. What was made of it stays."""
+        state = {name: value for name, value in vars(self).items() if name != "_functions"}
+        return state if self.basis is None else {**state, "basis": _name_of(self.basis)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        name = state["basis"]
+        vars(self).update(state, basis=None if name is None else _function_of(*name))
+
     @property
     def source(self):
         return self._functions[0]
@@ -262,6 +273,22 @@ def _checked_basis(basis: Any) -> Any:
     if len(names) != 3:
         raise TypeError(f"basis: expected a function of (k, x, y), got one of ({', '.join(names)})")
     return basis
+
+
+def _name_of(basis: Any) -> tuple[str, str]:
+    """Module and name of a jit function. Raises PicklingError unless it is found by them."""
+    name = basis.fn.__module__, basis.fn.__qualname__
+    try:
+        found = _function_of(*name)
+    except (ImportError, AttributeError):
+        found = None
+    if found is not basis:
+        raise PicklingError(f"basis: expected a jit function at the top of a module, got {'.'.join(name)}")
+    return name
+
+
+def _function_of(module: str, name: str) -> Any:
+    return getattr(import_module(module), name)
 
 
 def _checked_identity(identity: Any, count: int) -> np.ndarray:

@@ -120,8 +120,14 @@ class Flow(Dense):
         self.channels_first = check_bool("channels_first", channels_first)
         self.image_size = None if image_size is None else check_size(image_size, "image_size", 1)
         self.layout = "(N, 2, h, w)" if self.channels_first else Dense.layout
-        self.load = LOADS[self.channels_first, image_size is not None]
-        self.adjoint = flow_adjoint_first if self.channels_first else flow_adjoint
+
+    @property
+    def load(self):  # not kept: objects are copied and pickled, Triton's functions cannot be
+        return LOADS[self.channels_first, self.image_size is not None]
+
+    @property
+    def adjoint(self):
+        return flow_adjoint_first if self.channels_first else flow_adjoint
 
     def __repr__(self) -> str:
         return f"Flow(channels_first={self.channels_first}, image_size={self.image_size})"
@@ -139,7 +145,11 @@ class Flow(Dense):
         return (1, 1, *theta.shape)[-2:] if self.channels_first else super().size_of(theta)
 
     def grid_of(self, theta, size, align_corners=False):
-        return self._displaced(target_points(size, align_corners, theta), self._field(theta), align_corners)
+        field = self._field(theta)
+        if self.image_size is not None:  # half a pixel may be a unit, of which a finite number must stay one
+            most = torch.finfo(field.dtype).max / 2
+            field = torch.where(field.isfinite(), field.clamp(-most, most), field)
+        return self._displaced(target_points(size, align_corners, theta), field, align_corners)
 
     def bounded_grid(self, theta, size, align_corners=False):
         if not is_bounded(theta):
