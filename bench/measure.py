@@ -15,6 +15,14 @@ FEWEST_ROUNDS, MOST_ROUNDS = 5, 60
 GRAPH_SECONDS, MOST_IN_A_GRAPH = 2e-4, 100
 
 
+class Failed(RuntimeError):
+    """A step raised, whose name is ``name``."""
+
+    def __init__(self, name: str, error: Exception) -> None:
+        super().__init__(f"{name} raised {type(error).__name__}: {error}")
+        self.name = name
+
+
 def interleaved(
     clock: Clock, steps: Mapping[str, Step], seconds: float, before: Callable[[], Any] | None = None
 ) -> dict[str, list[float]]:
@@ -25,8 +33,18 @@ def interleaved(
         steps: called at least once before.
         seconds: for each step, about.
         before: called before every call, outside of its time.
+
+    Raises:
+        Failed: from what a step raised.
     """
-    lengths = {name: min(device_times(clock, step, 2, before)) for name, step in steps.items()}
+
+    def times_of(name: str, count: int) -> list[float]:
+        try:
+            return device_times(clock, steps[name], count, before)
+        except Exception as error:
+            raise Failed(name, error) from error
+
+    lengths = {name: min(times_of(name, 2)) for name in steps}
     calls = {name: max(1, min(IN_A_ROW, int(LONGEST_TURN / max(length, 1e-9)))) for name, length in lengths.items()}
     round_ = sum(calls[name] * lengths[name] for name in steps)
     rounds = int(max(FEWEST_ROUNDS, min(MOST_ROUNDS, seconds * len(steps) / max(round_, 1e-9))))
@@ -35,7 +53,7 @@ def interleaved(
     for _ in range(rounds):
         random.shuffle(names)  # nobody always runs after the same other
         for name in names:
-            times[name] += device_times(clock, steps[name], calls[name], before)
+            times[name] += times_of(name, calls[name])
     return times
 
 

@@ -31,24 +31,28 @@ class LiveBytes(TorchDispatchMode):
     """Bytes of the memory that operations under it made and nobody has freed yet: ``now``, and at most ``peak``.
 
     A storage counts once, whatever views there are of it; one that an operation is given and was not made by another is
-    its owner's, such as a constant kept from an earlier call. What an operation takes and frees inside is not seen:
-    torch's profiler, which sees every allocation on a CPU, finds none in the operations of warps.
+    its owner's, such as a constant kept from an earlier call. What an operation takes and frees inside is not seen, but
+    for the one that torch's profiler, which sees every allocation on a CPU, finds in warps: its sampler lays the
+    output's gradient in planes.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.peak = self.inside = 0
         self.known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.known.update(storages((args, kwargs)))
+        if func is torch.ops.aten.grid_sampler_2d_backward.default and not args[0].is_contiguous():
+            self.inside = args[0].nbytes
         result = func(*args, **(kwargs or {}))
         for storage in storages(result):
             if storage not in self.known:
                 self.known.add(storage)
                 self.now += storage.nbytes()
-                self.peak = max(self.peak, self.now)
                 weakref.finalize(storage, self._free, storage.nbytes())
+        self.peak = max(self.peak, self.now + self.inside)
+        self.inside = 0
         return result
 
     def _free(self, count: int) -> None:

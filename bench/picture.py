@@ -19,43 +19,51 @@ README = results.ROOT / "README.md"
 DOCS = results.ROOT / "docs"
 BEGIN, END = "<!-- written by python -m bench.picture -->\n", "<!-- until here -->"
 KINDS = {"cpu": "on a CPU", "cuda": "on a GPU"}
-STAGES = ("headline", "others")  #: of `bench.gpu`, whose rows are drawn
+OTHER_STAGES = ("-tests", "-tiles")  #: of `bench.gpu`, whose rows are no times of rivals
 COLOURS = dict(zip(report.COMPARED, color_sequences["tab10"][: len(report.COMPARED)], strict=True))
 
 
 class Measured(NamedTuple):
-    """The results of one device on one day."""
+    """The results of one device, of one state of the code and one choice of packages."""
 
     kind: str
     environment: dict[str, Any]
     bandwidth: float
-    cold: bool
     rows: list[dict[str, Any]]
     paper: dict[str, Any] | None
     files: list[str]
 
 
 def newest(folder: Path = results.FOLDER) -> list[Measured]:
-    """Of each kind of device the newest results there are."""
+    """Of each kind of device the newest results there are, and those of other files that belong with them.
+
+    Of a row that several have the newest; of empty caches none.
+    """
     found = []
     for kind in KINDS:
-        of_kind = [(file, result) for file, result in results.read_all(folder) if result["environment"]["kind"] == kind]
-        if kind == "cuda":
-            of_kind = [(file, result) for file, result in of_kind if file.stem.endswith(STAGES)]
+        of_kind = [
+            (file, result)
+            for file, result in results.read_all(folder)
+            if result["environment"]["kind"] == kind and not file.stem.endswith(OTHER_STAGES) and not result.get("cold")
+        ]
+        of_kind.sort(key=lambda pair: (pair[1]["environment"]["date"], pair[0].name))
         if not of_kind:
             continue
-        last = max(of_kind, key=lambda pair: (pair[1]["environment"]["date"], pair[0].name))[1]["environment"]
-        same = ("date", "device", "versions")
+        last = of_kind[-1][1]
+        same = ("device", "source", "versions")
         chosen = [
-            (file, result) for file, result in of_kind if all(result["environment"][key] == last[key] for key in same)
+            (file, result)
+            for file, result in of_kind
+            if all(result["environment"][key] == last["environment"][key] for key in same)
         ]
-        chosen = chosen if kind == "cuda" else chosen[-1:]
-        rows = [row for _, result in chosen for row in result["rows"] if not row["name"].endswith(", cold")]
-        papers = [result.get("paper") for _, result in chosen] + [row.get("paper") for row in rows]
-        rows = [row for row in rows if "paper" not in row]
-        paper = next((paper for paper in papers if paper), None)
-        bandwidth, cold = chosen[0][1]["copy_bandwidth"], chosen[0][1].get("cold", False)
-        found.append(Measured(kind, last, bandwidth, cold, rows, paper, [file.name for file, _ in chosen]))
+        rows = {
+            row["name"]: row for _, result in chosen for row in result["rows"] if not row["name"].endswith(", cold")
+        }
+        papers = [result.get("paper") for _, result in chosen] + [row.get("paper") for row in rows.values()]
+        paper = next((paper for paper in reversed(papers) if paper), None)
+        warps = [row for row in rows.values() if "paper" not in row]
+        files = [file.name for file, _ in chosen]
+        found.append(Measured(kind, last["environment"], last["copy_bandwidth"], warps, paper, files))
     return found
 
 
@@ -65,7 +73,7 @@ def section(measured: list[Measured]) -> str:
     for each in measured:
         parts.append(f"![Speed {KINDS[each.kind]}](docs/speed-{each.kind}.png)\n")
         tables = [
-            report.heading(each.environment, each.bandwidth, each.cold),
+            report.heading(each.environment, each.bandwidth, cold=False),
             report.summary(each.rows, each.bandwidth),
         ]
         tables += [report.missing(each.rows)] + ([report.paper_table(each.paper)] if each.paper else [])
@@ -129,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
     measured = newest()
     for each in measured:
         draw(each, DOCS / f"speed-{each.kind}.png")
-    README.write_text(written(README.read_text(), section(measured)))
+    README.write_text(written(README.read_text("utf-8"), section(measured)), "utf-8")
     print("\n".join(name for each in measured for name in each.files))
     return 0
 

@@ -11,6 +11,10 @@ from .svhn import MODELS, PAPER
 
 #: Mode of timing, and what its columns are called.
 MODES = {"eager": "eager", "graph": "replayed", "host": "host alone"}
+#: Times are believed whose quartiles are no further apart, and of which a part takes no longer than the whole (measured
+#: on an idle machine: 2.3 and 1.0).
+WIDEST, PART_OF_BOTH = 3, 1.2
+BUSY = 0.5  #: of the processors, from which that is said
 #: Whom ours is compared with, in this order; "ready_grid" is a bound and no rival.
 COMPARED = tuple(name for name in RIVALS if name not in ("ours", "ready_grid"))
 
@@ -29,6 +33,7 @@ def row_table(row: dict[str, Any], bandwidth: float) -> str:
         if modes:
             lines += [f"  {words}, ms", *_indented(_times(modes))]
     lines += _indented(_memory(row, measured, bandwidth, mode_of([row])))
+    lines += [f"  UNSTEADY, not to be believed: {what}" for what in unsteady(row)]
     for name, result in row["rivals"].items():
         if "red" in result:
             lines.append(f"  {name}: RED, not timed: {result['red']}")
@@ -82,6 +87,23 @@ def mode_of(rows: Iterable[dict[str, Any]]) -> str:
     """Replayed graphs, where there are any: the time of the device alone."""
     measured = (result for row in rows for result in row.get("rivals", {}).values())
     return "graph" if any("graph" in result for result in measured) else "eager"
+
+
+def unsteady(row: dict[str, Any]) -> list[str]:
+    """How the times of ours and PyTorch's contradict each other, if they do: other work had the processors."""
+    found = []
+    for name in ("ours", "pytorch"):
+        for mode in ("eager", "graph"):
+            times = row.get("rivals", {}).get(name, {}).get(mode, {})
+            for of_pass, taken in times.items():
+                low, middle, high = quantiles(taken, n=4, method="inclusive")
+                if high > WIDEST * low:
+                    found.append(f"{name}, {of_pass}: half of its times are outside of {low:.0f} to {high:.0f} us")
+                if "both" in times and middle > PART_OF_BOTH * median(times["both"]):
+                    found.append(
+                        f"{name}, {of_pass}: {middle:.0f} us, and {median(times['both']):.0f} with the other pass"
+                    )
+    return found
 
 
 def missing(rows: Iterable[dict[str, Any]]) -> str:
@@ -146,7 +168,10 @@ def summary(rows: Iterable[dict[str, Any]], bandwidth: float) -> str:
         cells.append([row["name"], batch, name, f"{1e-3 * median(times[name]):.3f}", *others, bound])
         cells[-1].append(share_of_copy(row, times, bandwidth))
     stars = any(row.get("cached") for row in rows)
-    return "\n".join([*columns(cells), *["*: all of it lies in the device's cache, warm"] * stars])
+    lines = [*columns(cells), *["*: all of it lies in the device's cache, warm"] * stars]
+    if shaky := [row["name"] for row in rows if unsteady(row)]:
+        lines.append(f"unsteady, on a busy machine, and not to be believed: {', '.join(shaky)}")
+    return "\n".join(lines)
 
 
 def paper_table(result: dict[str, Any]) -> str:
@@ -181,4 +206,7 @@ def heading(environment: dict[str, Any], bandwidth: float, cold: bool) -> str:
     """On what, and with what."""
     versions = ", ".join(f"{name} {version or 'missing'}" for name, version in environment["versions"].items())
     where = environment["device"] + (f", {environment['threads']} threads" if environment["kind"] == "cpu" else "")
-    return f"{where}; a copy moves {bandwidth / 1e9:.1f} GB/s\n{versions}" + "\ncaches emptied before every call" * cold
+    lines = [f"{where}; a copy moves {bandwidth / 1e9:.1f} GB/s", versions]
+    if (environment.get("load") or 0) > BUSY:
+        lines.append(f"busy: other work had {environment['load']:.0%} of the processors in the minute before")
+    return "\n".join([*lines, *["caches emptied before every call"] * cold])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ import torch
 from .clock import Clock, clock_of
 from .gate import Gate
 from .inputs import Inputs, make_inputs
-from .measure import calls_in_a_graph, device_times, host_times, interleaved
+from .measure import Failed, calls_in_a_graph, device_times, host_times, interleaved
 from .memory import peak_bytes
 from .rivals import RIVALS, Job, Missing
 from .steps import PASSES, Step, captured, steps_of
@@ -19,6 +19,7 @@ from .traffic import Flush, compulsory_bytes, touched_pixels
 from .workloads import Workload
 
 LONGEST_ON_CPU = 0.05  # seconds that PyTorch may take there, for which a batch is made smaller
+FITTING_CALLS = 5  # of which the fastest counts
 HOST_TURNS, HOST_CALLS = 5, 10
 
 
@@ -54,32 +55,61 @@ class Runner(NamedTuple):
             "rivals": {},
         }
         row["cached"] = self.flush is None and list(row["bytes"].values())[-1] <= _cache(self.device)
-        jobs = self.passed(measured, inputs, row["rivals"])
+        jobs, gate = self.passed(measured, inputs, row["rivals"])
         steps = {name: steps_of(job, inputs) for name, job in jobs.items()}
-        for name, of_job in steps.items():
-            row["rivals"][name]["bytes"] = self._peak(name, list(of_job.values())[-1])
+        self.without_those_that_fail(steps, row["rivals"], lambda: self._peaks(steps, row["rivals"]))
         for name in PASSES:
-            of_pass = {rival: of_job[name] for rival, of_job in steps.items() if name in of_job}
-            for mode, times in self.times(name, of_pass, row["rivals"]).items():
-                for rival, seconds in times.items():
-                    row["rivals"][rival].setdefault(mode, {})[name] = [round(1e6 * t, 2) for t in seconds]
+            self.without_those_that_fail(steps, row["rivals"], lambda name=name: self._time(name, steps, row["rivals"]))
+        if "ours" in steps and gate is not None:  # what was timed last was right, too
+            complaint = gate.judge(jobs["ours"], ours=True).complaint
+            if complaint:
+                row["rivals"]["ours"] = {"red": f"after it was timed: {complaint}"}
         return row
 
-    def fitted(self, workload: Workload) -> Workload:
-        """On a CPU of fewer images, until PyTorch takes at most `LONGEST_ON_CPU`."""
-        if self.device.type != "cpu":
-            return workload
+    def without_those_that_fail(
+        self, steps: dict[str, dict[str, Step]], rivals: dict[str, Any], measure: Callable[[], None]
+    ) -> None:
+        """Measures, and again without a rival that raises: it goes out of ``steps``, and why into ``rivals``."""
         while True:
+            try:
+                return measure()
+            except Failed as failed:
+                name, why = failed.name, reason(failed.__cause__ or failed)
+            del steps[name]
+            rivals[name] = {"missing": f"raised {why}"}
+
+    def _peaks(self, steps: dict[str, dict[str, Step]], rivals: dict[str, Any]) -> None:
+        """Peak memory of everybody's last pass; on a CPU compiled code hides what it takes."""
+        for name, of_job in steps.items():
+            hidden = self.device.type == "cpu" and name.startswith("compile")
+            try:
+                rivals[name]["bytes"] = None if hidden else peak_bytes(list(of_job.values())[-1], self.device)
+            except Exception as error:
+                raise Failed(name, error) from error
+
+    def _time(self, pass_: str, steps: dict[str, dict[str, Step]], rivals: dict[str, Any]) -> None:
+        """Everybody's times of a pass, in microseconds."""
+        of_pass = {name: of_job[pass_] for name, of_job in steps.items() if pass_ in of_job}
+        for mode, times in self.times(pass_, of_pass, rivals).items():
+            for name, seconds in times.items():
+                rivals[name].setdefault(mode, {})[pass_] = [round(1e6 * t, 2) for t in seconds]
+
+    def fitted(self, workload: Workload) -> Workload:
+        """On a CPU of half the images, and half of these, until PyTorch takes at most `LONGEST_ON_CPU`.
+
+        By halves, so that two runs on a machine measure the same.
+        """
+        while self.device.type == "cpu" and workload.image[0] > 1:
             inputs = make_inputs(workload, self.device)
             step = list(steps_of(RIVALS["pytorch"](workload, inputs), inputs).values())[-1]
-            taken = min(device_times(self.clock, step, 3))
-            batch = workload.image[0]
-            if taken <= LONGEST_ON_CPU or batch == 1:
-                return workload
-            workload = workload.with_batch(max(1, min(batch // 2, int(batch * LONGEST_ON_CPU / taken))))
+            if min(device_times(self.clock, step, FITTING_CALLS)) <= LONGEST_ON_CPU:
+                break
+            workload = workload.with_batch(workload.image[0] // 2)
+        return workload
 
-    def passed(self, workload: Workload, inputs: Inputs, rivals: dict[str, Any]) -> dict[str, Job]:
-        """The jobs that pass the gate, by name; into ``rivals`` goes what the gate says of each, or why one is missing.
+    def passed(self, workload: Workload, inputs: Inputs, rivals: dict[str, Any]) -> tuple[dict[str, Job], Gate | None]:
+        """The jobs that pass the gate, by name, and the gate; into ``rivals`` goes what it says of each, or why one is
+        missing.
 
         Without ours, or PyTorch's to measure by, there are none.
         """
@@ -108,7 +138,8 @@ class Runner(NamedTuple):
         rivals.clear()
         rivals.update(ordered)
         gc.collect()
-        return {name: jobs[name] for name in self.rivals if name in jobs} if "ours" in jobs else {}
+        wanted = self.rivals if {"ours", "pytorch"} <= jobs.keys() else ()
+        return {name: jobs[name] for name in wanted if name in jobs}, gate
 
     def times(self, pass_: str, steps: dict[str, Step], rivals: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
         """Seconds by mode and rival: "eager"; on a GPU as a replayed "graph" too, and until the "host" is free."""
@@ -131,17 +162,17 @@ class Runner(NamedTuple):
             except RuntimeError as error:
                 rivals[name].setdefault("no_graph", {})[pass_] = reason(error)
         calls = 1 if self.flush else calls_in_a_graph(min(lengths.values(), default=0.0))
-        graphs = {name: captured(steps[name], calls) for name in lengths}
+        graphs = {}
+        for name in lengths:
+            try:
+                graphs[name] = captured(steps[name], calls)
+            except RuntimeError as error:
+                rivals[name].setdefault("no_graph", {})[pass_] = reason(error)
         times = interleaved(self.clock, graphs, self.seconds, self.flush)
         return {name: [t / calls for t in taken] for name, taken in times.items()}
 
-    def _peak(self, name: str, step: Step) -> int | None:
-        """Of the last pass; on a CPU compiled code hides what it takes."""
-        hidden = self.device.type == "cpu" and name.startswith("compile")
-        return None if hidden else peak_bytes(step, self.device)
 
-
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """An error in a line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 

@@ -41,8 +41,9 @@ def fitted(workload: Workload) -> tuple[Workload, dict[str, str]]:
 def test_time(benchmark, workload, rival, name):
     """One call and the wait for the device, what has to be there before it made outside of its time."""
     measured, complaints = fitted(workload)
-    if complaints[rival]:
-        pytest.fail(f"not timed: {complaints[rival]}")
+    wrong = [f"{each}: {complaints[each]}" for each in {"ours": 0, "pytorch": 0, rival: 0} if complaints[each]]
+    if wrong:  # of ours nobody is timed, nor without PyTorch's to measure by
+        pytest.fail(f"not timed: {', '.join(wrong)}")
     inputs = make_inputs(measured, RUNNER.device)
     steps = steps_of(RIVALS[rival](measured, inputs), inputs)
     if name not in steps:
@@ -59,7 +60,11 @@ def test_time(benchmark, workload, rival, name):
         return (prepared,), {}
 
     length = min(device_times(clock, step, 3))
-    benchmark.group = f"{workload.name} {name}"
+    # With N, so that what was measured of another number of images is not compared.
+    benchmark.group = f"{workload.name} {name}, N = {measured.image[0]}"
+    benchmark.name, benchmark.fullname = (
+        f"{each}, N = {measured.image[0]}" for each in (benchmark.name, benchmark.fullname)
+    )
     benchmark.extra_info["workload"] = measured.description
     rounds = int(max(FEWEST_ROUNDS, min(MOST_ROUNDS, SECONDS / max(length, 1e-9))))
     benchmark.pedantic(run, setup=prepare, rounds=rounds, warmup_rounds=1)

@@ -92,6 +92,17 @@ def test_what_another_package_measured_is_measured_again(tmp_path):
     measured.run(file, environment={**ENVIRONMENT, "source": "that", "versions": {"torch": "2"}})
     assert measured.log == ["a", "b"] * 3
     assert len(results.read(file)["rows"]) == 2
+    assert {each.name for each in tmp_path.iterdir()} == {"stage.json", "stage.this.old", "stage.that.old"}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": [', '{"environment": {}, "rows": [], "copy_bandwidth": 1}'])
+def test_a_file_that_cannot_be_read_is_put_aside(tmp_path, capsys, text):
+    file, measured = tmp_path / "stage.json", Measured("ab")
+    file.write_text(text)
+    assert not measured.run(file)
+    assert measured.log == ["a", "b"]
+    assert "stage.json is put aside as stage.unreadable.old" in capsys.readouterr().out
+    assert (tmp_path / "stage.unreadable.old").read_text() == text
 
 
 def test_stages_have_items_of_their_own():
@@ -177,6 +188,17 @@ def test_a_missing_sanitizer_is_said(monkeypatch):
     assert "not installed" in suite.memcheck(0.0)["words"]
 
 
+def test_a_sanitizer_that_checked_nothing_has_not_passed(a_project, monkeypatch, tmp_path):
+    a_project("test_bench.py", "def test_other(): pass\n")
+    sanitizer = tmp_path / "sanitizer"
+    sanitizer.write_text('#!/bin/sh\nshift 6; exec "$@"\n')
+    sanitizer.chmod(0o755)
+    monkeypatch.setattr(suite.shutil, "which", lambda name: str(sanitizer))
+    assert suite.memcheck(time.monotonic() + 60)["passed"] is False
+    a_project("test_bench.py", "def test_ours_passes_the_gate_kernel(): pass\n")
+    assert suite.memcheck(time.monotonic() + 60)["passed"] is True
+
+
 # --- launch shapes -----------------------------------------------------------------------------------------------
 
 
@@ -203,6 +225,8 @@ def test_shapes_are_launched_and_what_is_wrong_is_refused(kernel_path, monkeypat
     assert labels[0] == row["pinned"]
     assert "tile_h=16 tile_w=8" in labels[1]
     assert "expected one for 3 channels" in row["refused"][tiles.Shape(impossible, 792).label]
+    assert not tiles.failed(row)
+    assert tiles.failed({**row, "seconds": {}})
     table = tiles.table([{"name": f"kornia {name}", **row}])
     assert "1.00" in table
     assert "refused: kornia" in table

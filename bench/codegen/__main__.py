@@ -20,9 +20,13 @@ from pathlib import Path
 
 os.environ.pop("TRITON_INTERPRET", None)  # read when stn_triton is imported
 
-import triton
+try:
+    import triton
+except ImportError as error:
+    sys.exit(f"python -m bench.codegen: expected triton, the compiler, to be installed: {error}")
 from tqdm import tqdm
 
+from ..results import check_file
 from . import host
 from .cases import Case, checked, everything, headline, measured
 from .check import Measured, complaints, measure, pinned_file, read_pinned, write_pinned
@@ -43,8 +47,11 @@ def main(arguments: list[str] | None = None) -> int:
             "--pin, --check: expected neither --all nor --workloads, nor --pin --only: they have their own cases"
         )
 
-    if options.json and not options.json.parent.is_dir():
-        parser.error(f"--json: expected a file in a folder that exists, got {options.json}")
+    if options.json:
+        try:
+            check_file(options.json)
+        except ValueError as wrong:
+            parser.error(f"--json: {wrong}")
 
     whole = not (options.only or options.all or options.workloads or options.check or options.pin)
     words = (options.only or "").split()
@@ -61,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         write_pinned(kernels)
         print(f"{len(kernels)} kernels pinned in {pinned_file().name}")
     elif options.check:
-        return check(kernels)
+        return check(kernels, whole=not words)
     else:
         print(table(kernels))
         if whole:
@@ -77,10 +84,12 @@ def measure_all(cases: list[Case]) -> list[Measured]:
         return list(tqdm(pool.map(measure, cases, chunksize=4), total=len(cases), unit="kernel", disable=None))
 
 
-def check(kernels: list[Measured]) -> int:
-    """Prints complaints; whether there are any is the exit status."""
+def check(kernels: list[Measured], whole: bool) -> int:
+    """Prints complaints; whether there are any is the exit status. If this is the whole check, nothing may be lost."""
     pinned = read_pinned()
+    lost = sorted(pinned.keys() - {measured.label for measured in kernels}) if whole else []
     found = [f"{measured.label}: {what}" for measured in kernels for what in complaints(measured, pinned)]
+    found += [f"{label}: is pinned and no longer checked" for label in lost]
     print(*found, sep="\n")
     against = "" if pinned else f"; no figures are pinned for triton {triton.__version__}, so none were compared"
     print(f"{len(kernels)} kernels compiled, {len(found)} complaints{against}")

@@ -48,6 +48,23 @@ def main(arguments: list[str] | None = None) -> int:
     return int(failed)
 
 
+def _earlier(file: Path, environment: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a file that this code and these versions measured; another file is put aside, as .old."""
+    if not file.exists():
+        return []
+    try:
+        earlier = results.read(file)
+        if all(earlier["environment"][key] == environment[key] for key in ("source", "versions")):
+            return [row for row in earlier["rows"] if "name" in row]
+        aside = file.with_suffix(f".{earlier['environment']['source']}.old")
+    except (ValueError, KeyError, TypeError) as error:
+        print(f"{file.name} cannot be read: {reason(error)}")
+        aside = file.with_suffix(".unreadable.old")
+    print(f"{file.name} is put aside as {aside.name}")
+    file.rename(aside)
+    return []
+
+
 def run(
     stage: Stage,
     runner: Runner,
@@ -61,11 +78,7 @@ def run(
 
     The file is written after each item. What failed, and what other code or versions measured, is measured again.
     """
-    rows: list[dict[str, Any]] = []
-    if file.exists():
-        earlier = results.read(file)
-        if all(earlier["environment"][key] == environment[key] for key in ("source", "versions")):
-            rows = [row for row in earlier["rows"] if not stage.failed(row)]
+    rows = [row for row in _earlier(file, environment) if not stage.failed(row)]
     known = {row["name"] for row in rows}
     items: list[Item] = [item for item in stage.items(runner, end) if item.name not in known]
     left = []

@@ -79,6 +79,6 @@ def _row_failed(row: Row) -> bool:
 STAGES = {
     "headline": Stage(headline, _rows_table, _row_failed),
     "tests": Stage(tests, lambda rows, _: suite.table(rows), lambda row: "failed" in row or row["passed"] is False),
-    "tiles": Stage(search, lambda rows, _: tiles.table(rows), lambda row: "failed" in row),
+    "tiles": Stage(search, lambda rows, _: tiles.table(rows), tiles.failed),
     "others": Stage(others, _rows_table, _row_failed),
 }

@@ -137,6 +137,11 @@ def search(runner: Runner, workload: Workload, name: str) -> dict[str, Any]:
     }
 
 
+def failed(row: dict[str, Any]) -> bool:
+    """Whether the pinned shape has no times, by which others are judged."""
+    return "failed" in row or row["pinned"] not in row["seconds"]
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """The pinned shape of each launch and the three fastest, with what they take of its time."""
     cells = [["", "us", "of pinned", "shape"]]
