@@ -171,8 +171,8 @@ def start_at_identity(
         raise ValueError(f"localisation: expected a last layer whose weight is a plain parameter, got {last}")
     if last is None or last.bias is None or last.bias.numel() != identity.numel():
         raise ValueError(
-            f"localisation: expected a last linear or convolutional layer with {identity.numel()} outputs "
-            f"and a bias (the last one registered), got {last}"
+            f"localisation: expected a last linear or convolutional layer with {identity.numel()} outputs and a bias "
+            f"(the last one registered), for transform={transform!r} and heads={heads}, got {last}"
         )
     with torch.no_grad():
         last.weight.zero_()

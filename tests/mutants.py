@@ -21,14 +21,16 @@ TESTS = [
     "test_warp.py", "test_identity.py", "test_special_points.py", "test_launch_shapes.py", "test_layouts.py",
     "test_gradients.py", "test_several_transforms.py", "test_flow.py", "test_geometry.py", "test_tps.py",
     "test_transforms.py", "test_memory.py", "test_piecewise_affine.py", "test_fill_and_mask.py",
-    "test_basis_expansion.py", "test_torch_path.py", "test_bench.py", "test_bench_gpu.py",
+    "test_basis_expansion.py", "test_torch_path.py", "test_bench.py", "test_bench_gpu.py", "test_bench_picture.py",
 ]  # fmt: skip
 # Tests of a file's own, which come first: most mutants fall to them.
 OWN_TESTS = {
     **dict.fromkeys(
         [f"bench/{name}.py" for name in ("gate", "measure", "runner", "steps", "traffic")], "test_bench.py"
     ),
-    "bench/report.py": "test_bench_picture.py",
+    "bench/report.py": "test_bench.py",
+    "bench/results.py": "test_bench.py",
+    "bench/picture.py": "test_bench_picture.py",
     "bench/gpu/command_line.py": "test_bench_gpu.py",
     "bench/gpu/tiles.py": "test_bench_gpu.py",
     "configs.py": "test_launch_shapes.py",
@@ -381,7 +383,34 @@ MUTANTS = {
         "bench/runner.py", "            if verdict.complaint:", "            if False:",
     ),
     "gate that closes for rivals only": (
-        "bench/runner.py", 'if "ours" in jobs else {}', "if jobs else {}",
+        "bench/runner.py", 'if {"ours", "pytorch"} <= jobs.keys() else ()', "if jobs else ()",
+    ),
+    "gate whose measure nobody measures": (
+        "bench/gate.py", "return min(limit, MOST + rounding)", "return limit",
+    ),
+    "gate that single elements pass": (
+        "bench/gate.py", "return min(limit + rounding, MOST_OF_ONE + rounding)", 'return float("inf")',
+    ),
+    "gate whose inputs change": (
+        "bench/gate.py", 'return ["changed its inputs"] * changed', "return []",
+    ),
+    "gate whose inputs stay changed": (
+        "bench/gate.py", "tensor.data.copy_(given)", "pass",
+    ),
+    "gate that ours passes once": (
+        "bench/runner.py", "            if complaint:", "            if False:",
+    ),
+    "a rival that fails and takes the row with it": (
+        "bench/measure.py", "raise Failed(name, error) from error", "raise",
+    ),
+    "an unsteady machine that is believed": (
+        "bench/report.py", "if high > WIDEST * low:", "if False:",
+    ),
+    "results put where another file is": (
+        "bench/results.py", "file = file.resolve()  # a link stays one", "pass",
+    ),
+    "a table of two states of the code": (
+        "bench/picture.py", 'same = ("device", "source", "versions")', 'same = ("device", "versions")',
     ),
     "bytes of an image that nobody can touch": (
         "bench/traffic.py", "read = touched * c * itemsize", "read = image",
@@ -403,6 +432,15 @@ MUTANTS = {
     ),
     "half types excused": (
         "bench/gate.py", "torch.finfo(torch.float32).eps", "torch.finfo(torch.bfloat16).eps",
+    ),
+    "CPU path, coverage rounded as in exact coordinates": (
+        "eager.py", "(2 * (shape[2] + shape[3]) + 32)", "8",
+    ),
+    "marks of a fill with a gradient": (
+        "ops.py", "torch.where(fill.isfinite(), d_fill, 0)", "d_fill",
+    ),
+    "CPU path, displacements of half an image that are lost": (
+        "transforms/flow.py", "field.clamp(-most, most)", "field",
     ),
     "marks of a fill that pull": (
         "eager.py", "if is_bounded(colour):", "if True:",
