@@ -38,10 +38,15 @@ def warp(spec: WarpSpec, image: Tensor, theta: Tensor, fill: Tensor | None) -> t
     out, mask = look(wide), None
     if spec.mask or fill is not None:
         mask = look(torch.ones((), dtype=wide.dtype, device=wide.device).expand(batch, 1, *image.shape[2:]))
-        # Exactly 1 inside; the derivative stays, for at the outermost pixels there is one.
-        whole = (mask - 1).abs() <= _rounding(image.shape, mask.dtype)
-        mask = mask + torch.where(whole, 1 - mask, 0).detach()
+        # Exactly 1 inside, where bicubic weights add up to it within 17 eps; the derivative stays, for at the outermost
+        # pixels there is one.
+        eps = torch.finfo(mask.dtype).eps
+        off = (mask - 1).abs()
+        mask = mask + torch.where(off <= (32 if spec.mode == "bicubic" else 8) * eps, 1 - mask, 0).detach()
         if fill is not None:
+            # torch's sampler rounds the coordinate of the last pixel by up to 1.4 eps of its axis' length, besides what
+            # the grid is rounded by (measured together: 1.3): no mark for that.
+            whole = off <= (2 * (image.shape[2] + image.shape[3]) + 32) * eps
             out = _filled(out, mask, whole, fill[:, :, None, None].to(wide.dtype))
     layout = memory_format(image.shape, image.stride())
     if mask is not None:
@@ -63,17 +68,8 @@ def _sampler(spec: WarpSpec, grid: Tensor, bounded: bool) -> Callable[[Tensor], 
     return lambda image: torch.where(finite[:, None], sample_bounded(image, clean, *options), 0)
 
 
-def _rounding(shape: torch.Size, dtype: torch.dtype) -> float:
-    """What the coverage of a pixel wholly inside may differ from 1 by.
-
-    torch's sampler rounds the coordinate of the last pixel by up to 1.4 eps of its axis' length, the grid is rounded
-    besides (measured together: 1.3), and bicubic weights add up to 1 within 17 eps.
-    """
-    return (2 * (shape[2] + shape[3]) + 32) * torch.finfo(dtype).eps
-
-
 def _filled(out: Tensor, mask: Tensor, whole: Tensor, colour: Tensor) -> Tensor:
-    """What the image does not cover in a colour (N, C, 1, 1); ``whole`` is where it covers all.
+    """What the image does not cover in a colour (N, C, 1, 1); ``whole`` is where it may cover all.
 
     A colour that is not finite is a mark, which has no derivative and stays outside.
     """

@@ -434,7 +434,10 @@ MUTANTS = {
         "bench/gate.py", "torch.finfo(torch.float32).eps", "torch.finfo(torch.bfloat16).eps",
     ),
     "CPU path, coverage rounded as in exact coordinates": (
-        "eager.py", "(2 * (shape[2] + shape[3]) + 32)", "8",
+        "eager.py", "(2 * (image.shape[2] + image.shape[3]) + 32)", "8",
+    ),
+    "CPU path, bicubic coverage rounded as bilinear's": (
+        "eager.py", '(32 if spec.mode == "bicubic" else 8)', "8",
     ),
     "marks of a fill with a gradient": (
         "ops.py", "torch.where(fill.isfinite(), d_fill, 0)", "d_fill",
