@@ -53,9 +53,11 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"--json: {wrong}")
     try:
         device = torch.device(options.device)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("there is no clock of such a one")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as wrong:
-        parser.error(f"--device: expected one that is there, got {options.device}: {reason(wrong)}")
+        parser.error(f"--device: expected cpu or a cuda that is there, got {options.device}: {reason(wrong)}")
 
     runner = Runner.on(device, options.against, options.seconds, options.cold)
     workloads = [workload for workload in WORKLOADS if workload.name in chosen]
@@ -102,7 +104,8 @@ def run(runner: Runner, workloads: list[Workload], with_paper: bool, file: Path 
                 done(report.paper_table(others["paper"]))
         except KeyboardInterrupt:
             incomplete = True
-            progress.write(f"\ninterrupted: {len(workloads) - len(rows)} workloads are not measured")
+            left = [*(each.name for each in workloads[len(rows) :]), *[svhn.NAME] * with_paper]
+            progress.write(f"\ninterrupted: {len(left)} are not measured, from {left[0]} on")
     if rows:
         print(f"\nHow many times as long as ours the others take\n{report.summary(rows, bandwidth)}")
     paper = others["paper"] or {}

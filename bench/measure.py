@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from random import Random
 from typing import Any
 
@@ -23,6 +24,15 @@ class Failed(RuntimeError):
         self.name = name
 
 
+@contextmanager
+def attributed(name: str) -> Iterator[None]:
+    """Raises `Failed`, of that name, from what is raised within."""
+    try:
+        yield
+    except Exception as error:
+        raise Failed(name, error) from error
+
+
 def interleaved(
     clock: Clock, steps: Mapping[str, Step], seconds: float, before: Callable[[], Any] | None = None
 ) -> dict[str, list[float]]:
@@ -39,10 +49,8 @@ def interleaved(
     """
 
     def times_of(name: str, count: int) -> list[float]:
-        try:
+        with attributed(name):
             return device_times(clock, steps[name], count, before)
-        except Exception as error:
-            raise Failed(name, error) from error
 
     lengths = {name: min(times_of(name, 2)) for name in steps}
     calls = {name: max(1, min(IN_A_ROW, int(LONGEST_TURN / max(length, 1e-9)))) for name, length in lengths.items()}

@@ -38,21 +38,19 @@ class LiveBytes(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = self.inside = 0
+        self.now = self.peak = 0
         self.known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.known.update(storages((args, kwargs)))
-        if func is torch.ops.aten.grid_sampler_2d_backward.default and not args[0].is_contiguous():
-            self.inside = args[0].nbytes
+        copies = func is torch.ops.aten.grid_sampler_2d_backward.default and not args[0].is_contiguous()
         result = func(*args, **(kwargs or {}))
         for storage in storages(result):
             if storage not in self.known:
                 self.known.add(storage)
                 self.now += storage.nbytes()
                 weakref.finalize(storage, self._free, storage.nbytes())
-        self.peak = max(self.peak, self.now + self.inside)
-        self.inside = 0
+        self.peak = max(self.peak, self.now + (args[0].nbytes if copies else 0))
         return result
 
     def _free(self, count: int) -> None:

@@ -37,7 +37,7 @@ class Measured(NamedTuple):
 def newest(folder: Path = results.FOLDER) -> list[Measured]:
     """Of each kind of device the newest results there are, and those of other files that belong with them.
 
-    Of a row that several have the newest; of empty caches none.
+    Of a row that several have the newest; of empty caches none. What a copy moves is the newest file's.
     """
     found = []
     for kind in KINDS:
@@ -50,7 +50,7 @@ def newest(folder: Path = results.FOLDER) -> list[Measured]:
         if not of_kind:
             continue
         last = of_kind[-1][1]
-        same = ("device", "source", "versions")
+        same = ("device", "threads", "source", "versions")
         chosen = [
             (file, result)
             for file, result in of_kind

@@ -90,7 +90,7 @@ def mode_of(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def unsteady(row: dict[str, Any]) -> list[str]:
-    """How the times of ours and PyTorch's contradict each other, if they do: other work had the processors."""
+    """How the times of ours and PyTorch's contradict each other, if they do: often for other work beside."""
     found = []
     for name in ("ours", "pytorch"):
         for mode in ("eager", "graph"):
@@ -170,7 +170,7 @@ def summary(rows: Iterable[dict[str, Any]], bandwidth: float) -> str:
     stars = any(row.get("cached") for row in rows)
     lines = [*columns(cells), *["*: all of it lies in the device's cache, warm"] * stars]
     if shaky := [row["name"] for row in rows if unsteady(row)]:
-        lines.append(f"unsteady, on a busy machine, and not to be believed: {', '.join(shaky)}")
+        lines.append(f"unsteady, and not to be believed: {', '.join(shaky)}")
     return "\n".join(lines)
 
 
@@ -208,5 +208,7 @@ def heading(environment: dict[str, Any], bandwidth: float, cold: bool) -> str:
     where = environment["device"] + (f", {environment['threads']} threads" if environment["kind"] == "cpu" else "")
     lines = [f"{where}; a copy moves {bandwidth / 1e9:.1f} GB/s", versions]
     if (environment.get("load") or 0) > BUSY:
-        lines.append(f"busy: other work had {environment['load']:.0%} of the processors in the minute before")
+        lines.append(
+            f"busy: the processors had {environment['load']:.1f} times as much to do as they can, the minute before"
+        )
     return "\n".join([*lines, *["caches emptied before every call"] * cold])

@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import subprocess
-import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -64,15 +63,12 @@ def write(file: Path, environment: dict[str, Any], rows: list[dict[str, Any]], *
     head = json.dumps({"environment": environment, **others}, indent=1)[:-2]
     lines = ",\n".join(json.dumps(row) for row in rows)
     file = file.resolve()  # a link stays one
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=f".{file.name}.", delete=False) as temporary:
-        try:
-            temporary.write(f'{head},\n "rows": [\n{lines}\n]\n}}\n')
-            temporary.flush()
-            os.chmod(temporary.name, 0o644)  # as files are, not for their owner alone
-            os.replace(temporary.name, file)
-        except BaseException:
-            os.unlink(temporary.name)
-            raise
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        temporary.write_text(f'{head},\n "rows": [\n{lines}\n]\n}}\n')
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def check_file(file: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from .clock import Clock, clock_of
 from .gate import Gate
 from .inputs import Inputs, make_inputs
-from .measure import Failed, calls_in_a_graph, device_times, host_times, interleaved
+from .measure import Failed, attributed, calls_in_a_graph, device_times, host_times, interleaved
 from .memory import peak_bytes
 from .rivals import RIVALS, Job, Missing
 from .steps import PASSES, Step, captured, steps_of
@@ -60,11 +60,20 @@ class Runner(NamedTuple):
         self.without_those_that_fail(steps, row["rivals"], lambda: self._peaks(steps, row["rivals"]))
         for name in PASSES:
             self.without_those_that_fail(steps, row["rivals"], lambda name=name: self._time(name, steps, row["rivals"]))
-        if "ours" in steps and gate is not None:  # what was timed last was right, too
-            complaint = gate.judge(jobs["ours"], ours=True).complaint
+        if gate is not None and gate.restored():
+            for name in steps:
+                row["rivals"][name] = {"red": "somebody changed the inputs while all were timed"}
+        elif "ours" in steps and gate is not None:  # what was timed last was right, too
+            complaint = self._judged_again(gate, jobs["ours"])
             if complaint:
                 row["rivals"]["ours"] = {"red": f"after it was timed: {complaint}"}
         return row
+
+    def _judged_again(self, gate: Gate, ours: Job) -> str:
+        try:
+            return gate.judge(ours, ours=True).complaint
+        except Exception as error:
+            return reason(error)
 
     def without_those_that_fail(
         self, steps: dict[str, dict[str, Step]], rivals: dict[str, Any], measure: Callable[[], None]
@@ -82,10 +91,8 @@ class Runner(NamedTuple):
         """Peak memory of everybody's last pass; on a CPU compiled code hides what it takes."""
         for name, of_job in steps.items():
             hidden = self.device.type == "cpu" and name.startswith("compile")
-            try:
+            with attributed(name):
                 rivals[name]["bytes"] = None if hidden else peak_bytes(list(of_job.values())[-1], self.device)
-            except Exception as error:
-                raise Failed(name, error) from error
 
     def _time(self, pass_: str, steps: dict[str, dict[str, Step]], rivals: dict[str, Any]) -> None:
         """Everybody's times of a pass, in microseconds."""
@@ -134,6 +141,8 @@ class Runner(NamedTuple):
                 rivals[name]["red"] = verdict.complaint
             else:
                 jobs[name] = job
+        if gate is not None and "ours" in jobs:
+            gate.forget_all_but(jobs["ours"])
         ordered = {name: rivals[name] for name in self.rivals}
         rivals.clear()
         rivals.update(ordered)
@@ -149,7 +158,8 @@ class Runner(NamedTuple):
         times["host"] = {name: [] for name in steps}
         for _ in range(HOST_TURNS):
             for name, step in steps.items():
-                times["host"][name] += host_times(self.clock, step, HOST_CALLS)
+                with attributed(name):
+                    times["host"][name] += host_times(self.clock, step, HOST_CALLS)
         times["graph"] = self.replayed(pass_, steps, rivals)
         return times
 
@@ -159,14 +169,14 @@ class Runner(NamedTuple):
         for name, step in steps.items():
             try:
                 lengths[name] = min(device_times(self.clock, captured(step, 1), 3))
-            except RuntimeError as error:
+            except Exception as error:
                 rivals[name].setdefault("no_graph", {})[pass_] = reason(error)
         calls = 1 if self.flush else calls_in_a_graph(min(lengths.values(), default=0.0))
         graphs = {}
         for name in lengths:
             try:
                 graphs[name] = captured(steps[name], calls)
-            except RuntimeError as error:
+            except Exception as error:
                 rivals[name].setdefault("no_graph", {})[pass_] = reason(error)
         times = interleaved(self.clock, graphs, self.seconds, self.flush)
         return {name: [t / calls for t in taken] for name, taken in times.items()}

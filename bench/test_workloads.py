@@ -41,7 +41,7 @@ def fitted(workload: Workload) -> tuple[Workload, dict[str, str]]:
 def test_time(benchmark, workload, rival, name):
     """One call and the wait for the device, what has to be there before it made outside of its time."""
     measured, complaints = fitted(workload)
-    wrong = [f"{each}: {complaints[each]}" for each in {"ours": 0, "pytorch": 0, rival: 0} if complaints[each]]
+    wrong = [f"{each}: {complaints[each]}" for each in dict.fromkeys(("ours", "pytorch", rival)) if complaints[each]]
     if wrong:  # of ours nobody is timed, nor without PyTorch's to measure by
         pytest.fail(f"not timed: {', '.join(wrong)}")
     inputs = make_inputs(measured, RUNNER.device)

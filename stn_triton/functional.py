@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -354,11 +355,15 @@ def _colour(fill: Any, padding_mode: str, image: Tensor) -> Tensor | None:
     if isinstance(fill, np.ndarray):
         fill = fill.tolist()
     if isinstance(fill, Real):
-        fill = torch.full((), _as_float(fill), dtype=compute, device=image.device)  # waits for no GPU
+        fill = torch.full((), _as_float(fill, compute), dtype=compute, device=image.device)  # waits for no GPU
     if not isinstance(fill, Tensor):
-        if not isinstance(fill, Sequence) or not all(isinstance(number, Real) for number in fill):
+        if (
+            not isinstance(fill, Sequence)
+            or isinstance(fill, bytes)
+            or not all(isinstance(number, Real) for number in fill)
+        ):
             raise TypeError(f"fill: expected a number, C numbers or one tensor, got {fill!r}")
-        fill = torch.tensor([_as_float(number) for number in fill], dtype=compute, device=image.device)
+        fill = torch.tensor([_as_float(number, compute) for number in fill], dtype=compute, device=image.device)
     check_tensor("fill", fill)
     if fill.device != image.device:
         raise ValueError(f"fill: expected the image's device {image.device}, got {fill.device}")
@@ -370,12 +375,14 @@ def _colour(fill: Any, padding_mode: str, image: Tensor) -> Tensor | None:
     return fill.to(torch.promote_types(fill.dtype, compute)).expand(n, channels)
 
 
-def _as_float(number: Real) -> float:
-    """Raises ValueError for a whole number beyond all floats."""
-    try:
-        return float(number)
-    except OverflowError:
-        raise ValueError("fill: expected numbers within a float's range, got one beyond it") from None
+def _as_float(number: Real, dtype: torch.dtype) -> float:
+    """Raises ValueError for a finite number beyond the dtype's, which would turn into a mark."""
+    most = torch.finfo(dtype).max
+    if most < abs(number) < math.inf:  # type: ignore[operator]
+        raise ValueError(
+            f"fill: expected numbers up to {most:.1e}, or infinity, for an image of its dtype, got {number!r:.40}"
+        )
+    return float(number)
 
 
 def warmup(

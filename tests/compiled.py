@@ -217,8 +217,11 @@ def copies() -> Iterator[str]:
             yield f"{transform}: copies have other device functions"
     if pickle.loads(pickle.dumps(POLYNOMIAL)).basis is not POLYNOMIAL.basis:
         yield "a basis is not found by its name"
+    without_a_name = basis_of(1)
+    if not copy.copy(without_a_name) is copy.deepcopy(without_a_name) is without_a_name:
+        yield "a basis without a name is not shared by copies"
     try:
-        pickle.dumps(basis_of(1))
+        pickle.dumps(without_a_name)
     except pickle.PicklingError as error:
         if "basis: expected a jit function at the top of a module" not in str(error):
             yield f"a basis without a name: {error}"

@@ -392,7 +392,7 @@ MUTANTS = {
         "bench/gate.py", "return min(limit + rounding, MOST_OF_ONE + rounding)", 'return float("inf")',
     ),
     "gate whose inputs change": (
-        "bench/gate.py", 'return ["changed its inputs"] * changed', "return []",
+        "bench/gate.py", '["changed its inputs"] * changed + ', "",
     ),
     "gate whose inputs stay changed": (
         "bench/gate.py", "tensor.data.copy_(given)", "pass",
@@ -410,7 +410,7 @@ MUTANTS = {
         "bench/results.py", "file = file.resolve()  # a link stays one", "pass",
     ),
     "a table of two states of the code": (
-        "bench/picture.py", 'same = ("device", "source", "versions")', 'same = ("device", "versions")',
+        "bench/picture.py", 'same = ("device", "threads", "source", "versions")', 'same = ("device", "threads", "versions")',
     ),
     "bytes of an image that nobody can touch": (
         "bench/traffic.py", "read = touched * c * itemsize", "read = image",

@@ -92,7 +92,7 @@ def test_what_another_package_measured_is_measured_again(tmp_path):
     measured.run(file, environment={**ENVIRONMENT, "source": "that", "versions": {"torch": "2"}})
     assert measured.log == ["a", "b"] * 3
     assert len(results.read(file)["rows"]) == 2
-    assert {each.name for each in tmp_path.iterdir()} == {"stage.json", "stage.this.old", "stage.that.old"}
+    assert {each.name for each in tmp_path.iterdir()} == {"stage.json", "stage.1.old", "stage.2.old"}
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": [', '{"environment": {}, "rows": [], "copy_bandwidth": 1}'])
@@ -101,8 +101,8 @@ def test_a_file_that_cannot_be_read_is_put_aside(tmp_path, capsys, text):
     file.write_text(text)
     assert not measured.run(file)
     assert measured.log == ["a", "b"]
-    assert "stage.json is put aside as stage.unreadable.old" in capsys.readouterr().out
-    assert (tmp_path / "stage.unreadable.old").read_text() == text
+    assert "stage.json is put aside as stage.1.old" in capsys.readouterr().out
+    assert (tmp_path / "stage.1.old").read_text() == text
 
 
 def test_stages_have_items_of_their_own():

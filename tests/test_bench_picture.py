@@ -41,8 +41,8 @@ def test_marks_that_are_not_there():
         picture.written("# A README without them\n", "text")
 
 
-def results_of(folder, name, kind, date, *rows, torch="2.13", source="this", **others):
-    environment = {"kind": kind, "device": "some", "date": date, "threads": 2, "versions": {"torch": torch}}
+def results_of(folder, name, kind, date, *rows, torch="2.13", source="this", threads=2, **others):
+    environment = {"kind": kind, "device": "some", "date": date, "threads": threads, "versions": {"torch": torch}}
     environment["source"] = source
     results.write(folder / name, environment, list(rows), copy_bandwidth=1e9, **others)
 
@@ -131,6 +131,8 @@ def test_rows_of_several_files_are_those_of_one_state_of_the_code(tmp_path):
     assert [each["name"] for each in measured.rows] == ["a", "b"]
     assert measured.rows[1]["rivals"]["ours"]["eager"]["forward"][0] == 1.0
     assert measured.files == ["cpu-2026-01-02.json", "cpu-2026-01-03.json"]
+    results_of(tmp_path, "cpu-2026-01-04.json", "cpu", "2026-01-04", row("b"), threads=1)
+    assert picture.newest(tmp_path)[0].files == ["cpu-2026-01-04.json"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": ['])

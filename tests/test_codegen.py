@@ -15,7 +15,7 @@ pytest.importorskip("triton")
 from bench.codegen.assembly import parse_gcn, parse_sass
 from bench.codegen.budget import over_budget
 from bench.codegen.cases import Case, checked, measured
-from bench.codegen.check import faults, worse
+from bench.codegen.check import faults, lost, worse
 from bench.codegen.count import GCN, SASS, Count, Path, Share, Work, paths
 from bench.codegen.flow import control_flow
 from bench.workloads import WORKLOADS
@@ -171,6 +171,11 @@ def test_what_got_worse_is_named():
     after = {"registers": 40, "loads": {"32": 16}, "paths": {"masked": {"pixel": 62.5}}}
     assert list(worse({**before, "paths": {}}, before)) == ["paths masked is lost"]
     assert list(worse(after, before)) == ["registers 32 -> 40", "loads 32 0 -> 16", "paths masked pixel 62 -> 62.5"]
+
+
+def test_a_pinned_case_that_is_lost_is_named():
+    known = SimpleNamespace(label="a case")
+    assert lost([known], {"a case": {}, "another": {}}) == ["another: is pinned and no longer checked"]
 
 
 def test_no_more_is_compiled_than_a_test_run_can_afford():

@@ -147,6 +147,15 @@ def test_pixels_of_another_image():
         transform_sample(Flow(image_size=(4, 4)), torch.zeros(1, 1, H, W), torch.zeros(1, H, W, 2))
 
 
+def test_a_large_flow_is_one_pass_too(torch_path, monkeypatch):
+    """What makes points for displacements of any size is for those that are not known to be bounded."""
+    monkeypatch.setattr("stn_triton.transforms.flow.MOST_KEPT", 1)
+    image, flow = torch.rand(1, 1, H, W), torch.rand(1, 2, H, W)
+    kept = flow_sample(image, flow, units="pixels", channels_first=True)
+    monkeypatch.setattr(Flow, "grid_of", None)
+    torch.testing.assert_close(flow_sample(image, flow, units="pixels", channels_first=True), kept)
+
+
 def test_launches_are_planned_once(kernel_path):
     """For equal flows, as every call makes one."""
     image, flow = torch.zeros(1, 1, H, W, device=kernel_path.device), torch.zeros(1, H, W, 2, device=kernel_path.device)

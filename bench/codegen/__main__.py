@@ -29,7 +29,7 @@ from tqdm import tqdm
 from ..results import check_file
 from . import host
 from .cases import Case, checked, everything, headline, measured
-from .check import Measured, complaints, measure, pinned_file, read_pinned, write_pinned
+from .check import Measured, complaints, lost, measure, pinned_file, read_pinned, write_pinned
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -87,9 +87,8 @@ def measure_all(cases: list[Case]) -> list[Measured]:
 def check(kernels: list[Measured], whole: bool) -> int:
     """Prints complaints; whether there are any is the exit status. If this is the whole check, nothing may be lost."""
     pinned = read_pinned()
-    lost = sorted(pinned.keys() - {measured.label for measured in kernels}) if whole else []
     found = [f"{measured.label}: {what}" for measured in kernels for what in complaints(measured, pinned)]
-    found += [f"{label}: is pinned and no longer checked" for label in lost]
+    found += lost(kernels, pinned) if whole else []
     print(*found, sep="\n")
     against = "" if pinned else f"; no figures are pinned for triton {triton.__version__}, so none were compared"
     print(f"{len(kernels)} kernels compiled, {len(found)} complaints{against}")

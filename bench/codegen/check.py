@@ -150,3 +150,9 @@ def complaints(measured: Measured, pinned: dict[str, dict[str, Any]]) -> Iterato
         yield "has no pinned figures"
     else:
         yield from worse(measured.figures(), pinned[measured.label])
+
+
+def lost(kernels: Iterable[Measured], pinned: dict[str, dict[str, Any]]) -> list[str]:
+    """Cases with pinned figures that are not among all that are checked."""
+    labels = {measured.label for measured in kernels}
+    return [f"{label}: is pinned and no longer checked" for label in pinned if label not in labels]

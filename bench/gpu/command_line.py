@@ -8,6 +8,7 @@ python -m bench.gpu --out FOLDER      # where results go; what is there already 
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import time
 from collections.abc import Callable
@@ -56,10 +57,9 @@ def _earlier(file: Path, environment: dict[str, Any]) -> list[dict[str, Any]]:
         earlier = results.read(file)
         if all(earlier["environment"][key] == environment[key] for key in ("source", "versions")):
             return [row for row in earlier["rows"] if "name" in row]
-        aside = file.with_suffix(f".{earlier['environment']['source']}.old")
     except (ValueError, KeyError, TypeError) as error:
         print(f"{file.name} cannot be read: {reason(error)}")
-        aside = file.with_suffix(".unreadable.old")
+    aside = next(each for k in itertools.count(1) if not (each := file.with_suffix(f".{k}.old")).exists())
     print(f"{file.name} is put aside as {aside.name}")
     file.rename(aside)
     return []

@@ -171,8 +171,11 @@ class BasisExpansion(Expansion):
     def __repr__(self) -> str:
         return f"BasisExpansion({getattr(self.torch_basis, '__name__', '...')}, K={self.count})"
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> BasisExpansion:
+    def __copy__(self) -> BasisExpansion:
         return self  # copies of a network share it; Triton's functions cannot be copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BasisExpansion:
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle, the basis by its name, as any function: Triton's cannot be pickled. What was made of it stays."""

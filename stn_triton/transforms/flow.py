@@ -146,7 +146,9 @@ class Flow(Dense):
 
     def grid_of(self, theta, size, align_corners=False):
         field = self._field(theta)
-        if self.image_size is not None:  # half a pixel may be a unit, of which a finite number must stay one
+        if (
+            self.image_size is not None
+        ):  # a displacement may be twice as large in normalised coordinates: it stays finite
             most = torch.finfo(field.dtype).max / 2
             field = torch.where(field.isfinite(), field.clamp(-most, most), field)
         return self._displaced(target_points(size, align_corners, theta), field, align_corners)
@@ -154,9 +156,9 @@ class Flow(Dense):
     def bounded_grid(self, theta, size, align_corners=False):
         if not is_bounded(theta):
             return None
-        if size[0] * size[1] > MOST_KEPT:
-            return self.grid_of(theta, size, align_corners)
-        return self._displaced(_kept_points(size, align_corners, theta.dtype), self._field(theta), align_corners)
+        few = size[0] * size[1] <= MOST_KEPT
+        points = _kept_points(size, align_corners, theta.dtype) if few else target_points(size, align_corners, theta)
+        return self._displaced(points, self._field(theta), align_corners)
 
     def points_of(self, theta, xy, align_corners=False):
         """Displacements between the stored ones are interpolated; beyond the outermost they stay."""
