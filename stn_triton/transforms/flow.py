@@ -174,7 +174,8 @@ class Flow(Dense):
             return points + displacements
         # By halves of the extent, exact: twice a finite displacement may be inf. One of each for every point of a row,
         # since torch would broadcast two numbers at a time.
-        halves = [points.new_full(points.shape[-2:-1], (n - align_corners or 2) / 2) for n in self.image_size[::-1]]
+        row = points.shape[-2:-1]
+        halves = [points.new_full(row, (n - int(align_corners) or 2) / 2) for n in self.image_size[::-1]]
         return torch.addcdiv(points, displacements, torch.stack(halves, -1))
 
 
