@@ -30,9 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--against", nargs="+", metavar="RIVAL", choices=RIVALS, default=list(RIVALS),
         help="beside PyTorch; all by default; 'of bound' needs ready_grid",
     )  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    parser.add_argument("--json", type=results.file_to_write, metavar="FILE", help="write everything that was measured")
     parser.add_argument(
-        "--cold", action="store_true", help="empty the caches before every call; half a minute a row on a CPU"
+        "--cold", action="store_true", help="empty the caches before every call; a minute a row on a CPU"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=0.1, help="for each pass of each rival, about %(default)s")
@@ -46,11 +46,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if not chosen:
         parser.error(f"--only: no workload has all of the words {words}; --list shows them")
-    if options.json:
-        try:
-            results.check_file(options.json)
-        except ValueError as wrong:
-            parser.error(f"--json: {wrong}")
     try:
         device = torch.device(options.device)
         if device.type not in ("cpu", "cuda"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import hashlib
 import json
@@ -71,10 +72,12 @@ def write(file: Path, environment: dict[str, Any], rows: list[dict[str, Any]], *
         temporary.unlink(missing_ok=True)
 
 
-def check_file(file: Path) -> None:
-    """Raises ValueError unless results can be written there: to a new file of a folder that exists, or over a file."""
+def file_to_write(name: str) -> Path:
+    """Of a command line: a new file of a folder that exists, or a file to be written over."""
+    file = Path(name)
     if not file.parent.is_dir() or (file.exists() and not file.is_file()):
-        raise ValueError(f"expected a file in a folder that exists, got {file}")
+        raise argparse.ArgumentTypeError(f"expected a file in a folder that exists, got {file}")
+    return file
 
 
 def read(file: Path) -> dict[str, Any]:

@@ -46,8 +46,8 @@ def warp(spec: WarpSpec, image: Tensor, theta: Tensor, fill: Tensor | None) -> t
         if fill is not None:
             # torch's sampler rounds the coordinate of the last pixel by up to 1.4 eps of its axis' length, besides what
             # the grid is rounded by (measured together: 1.3): no mark for that.
-            whole = off <= (2 * (image.shape[2] + image.shape[3]) + 32) * eps
-            out = _filled(out, mask, whole, fill[:, :, None, None].to(wide.dtype))
+            nearly = (2 * (image.shape[2] + image.shape[3]) + 32) * eps
+            out = _filled(out, mask, fill[:, :, None, None].to(wide.dtype), off, nearly)
     layout = memory_format(image.shape, image.stride())
     if mask is not None:
         mask = _finished(spec, mask, image.dtype, torch.contiguous_format)
@@ -68,16 +68,17 @@ def _sampler(spec: WarpSpec, grid: Tensor, bounded: bool) -> Callable[[Tensor], 
     return lambda image: torch.where(finite[:, None], sample_bounded(image, clean, *options), 0)
 
 
-def _filled(out: Tensor, mask: Tensor, whole: Tensor, colour: Tensor) -> Tensor:
-    """What the image does not cover in a colour (N, C, 1, 1); ``whole`` is where it may cover all.
+def _filled(out: Tensor, mask: Tensor, colour: Tensor, off: Tensor, nearly: float) -> Tensor:
+    """What the image does not cover in a colour (N, C, 1, 1).
 
-    A colour that is not finite is a mark, which has no derivative and stays outside.
+    A colour that is not finite is a mark, which has no derivative and stays outside: more than ``nearly`` off full
+    coverage.
     """
     if is_bounded(colour):
         return torch.addcmul(out, colour, 1 - mask)
     known = colour.isfinite()
     out = torch.addcmul(out, torch.where(known, colour, 0), 1 - mask)
-    return out + torch.where(known | whole, 0, colour).detach()
+    return out + torch.where(known | (off <= nearly), 0, colour).detach()
 
 
 def _finished(spec: WarpSpec, out: Tensor, dtype: torch.dtype, layout: torch.memory_format) -> Tensor:

@@ -314,7 +314,7 @@ MUTANTS = {
         "ops.py", "d_fill.sum(1)", "d_fill[:, 0]",
     ),
     "CPU path, a fill that leaks into the image": (
-        "eager.py", "torch.where(known | whole, 0, colour)", "torch.where(known, 0, colour)",
+        "eager.py", "torch.where(known | (off <= nearly), 0, colour)", "torch.where(known, 0, colour)",
     ),
     "CPU path lets NaN through": (
         "transforms/affine.py", "return bounded_forms_over_grid(theta, size, align_corners) if is_bounded(theta) else None", "return bounded_forms_over_grid(theta, size, align_corners)",

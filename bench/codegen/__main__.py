@@ -16,7 +16,6 @@ import os
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 os.environ.pop("TRITON_INTERPRET", None)  # read when stn_triton is imported
 
@@ -26,7 +25,7 @@ except ImportError as error:
     sys.exit(f"python -m bench.codegen: expected triton, the compiler, to be installed: {error}")
 from tqdm import tqdm
 
-from ..results import check_file
+from ..results import file_to_write
 from . import host
 from .cases import Case, checked, everything, headline, measured
 from .check import Measured, complaints, lost, measure, pinned_file, read_pinned, write_pinned
@@ -37,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", metavar="WORDS", help="cases whose label has all of these words")
     parser.add_argument("--workloads", action="store_true", help="the workloads that python -m bench times, on sm_90")
     parser.add_argument("--all", action="store_true", help="every choice of a user with every other: hours")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was counted")
+    parser.add_argument("--json", type=file_to_write, metavar="FILE", help="write everything that was counted")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--check", action="store_true", help="compare with the pinned figures; exit 1 if one got worse")
     action.add_argument("--pin", action="store_true", help="pin these figures for the installed triton")
@@ -46,12 +45,6 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(
             "--pin, --check: expected neither --all nor --workloads, nor --pin --only: they have their own cases"
         )
-
-    if options.json:
-        try:
-            check_file(options.json)
-        except ValueError as wrong:
-            parser.error(f"--json: {wrong}")
 
     whole = not (options.only or options.all or options.workloads or options.check or options.pin)
     words = (options.only or "").split()

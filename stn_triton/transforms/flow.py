@@ -146,9 +146,8 @@ class Flow(Dense):
 
     def grid_of(self, theta, size, align_corners=False):
         field = self._field(theta)
-        if (
-            self.image_size is not None
-        ):  # a displacement may be twice as large in normalised coordinates: it stays finite
+        if self.image_size is not None:
+            # In normalised coordinates a displacement may be twice as large: a finite one stays finite.
             most = torch.finfo(field.dtype).max / 2
             field = torch.where(field.isfinite(), field.clamp(-most, most), field)
         return self._displaced(target_points(size, align_corners, theta), field, align_corners)
