@@ -60,6 +60,11 @@ ROWS_OF_COLUMNS = (32, 64)
 # a GPU half idle. More would not pay: the prologue, 200 instructions, is as much as five pixels of one channel.
 ENOUGH_PROGRAMS = 132 * 6
 CHANNELS_AT_LEAST = 8
+# An image's gradient is gathered where no pixel asks more target pixels: under bilinear up to a zoom in by 5, upright.
+# Beyond, few pixels get all of the work, and each lane does its own alone. Of arithmetic, not yet of a measurement.
+MOST_CANDIDATES = 100
+# Columns of a box that are written out: under bilinear those at scale 1; under bicubic, where five or three spill, two.
+COLUMNS_WRITTEN = {"nearest": 2, "bilinear": 3, "bicubic": 2}
 MOST_LANES = 256  # of a program: 8 warps of 32, which suit every GPU
 
 
@@ -81,6 +86,18 @@ def choose_config(forward: bool, channels: int, width: int, unit: bool, vector: 
     if width <= 16 and unit:
         return NARROW_EIGHT_CHANNELS if forward and channels % 8 == 0 else NARROW_ANY_CHANNELS
     return SIXTEEN_CHANNELS if forward and unit and channels % 16 == 0 else ANY_CHANNELS
+
+
+def choose_gather_config(channels: int, width: int, unit: bool, vector: int) -> LaunchConfig:
+    """The launch shape of the gather, whose tiles are of the image, ``width`` wide; else as `choose_config`.
+
+    A box of target pixels costs much more than the values in it, so several channels share its coordinates; more than
+    eight sums at a time, with the values in flight, would leave too few warps.
+    """
+    config = choose_config(False, channels, width, unit, vector)._replace(unroll=1, max_steps=16)
+    if vector > 1 or not config.loop:
+        return config
+    return config._replace(channels=next(written for written in (8, 2, 1) if channels % written == 0))
 
 
 def by_columns(config: LaunchConfig, width: int) -> LaunchConfig:

@@ -53,6 +53,7 @@ def attention_sample(
     align_corners: bool = False,
     fill: float | Sequence[float] | Tensor | None = None,
     return_mask: bool = False,
+    deterministic: bool = False,
 ) -> Warped:
     r"""Crops a part of an image and scales it: attention, eq. 2 of the paper.
 
@@ -62,12 +63,13 @@ def attention_sample(
         image: (N, C, H, W).
         theta: (N, 3): s, t_x, t_y; or (1, 3) for the whole batch; or (N, M, 3), so that affine parameters (N, 2, 3)
             are two attentions of each image here.
-        size, mode, padding_mode, align_corners, fill, return_mask: as in `affine_sample`, like dtypes, convention,
-            result and errors.
+        size, mode, padding_mode, align_corners, fill, return_mask, deterministic: as in `affine_sample`, like dtypes,
+            convention, result and errors.
     """
     return transform_sample(
         "attention", image, theta, size,
         mode=mode, padding_mode=padding_mode, align_corners=align_corners, fill=fill, return_mask=return_mask,
+        deterministic=deterministic,
     )  # fmt: skip
 
 
@@ -81,6 +83,7 @@ def affine_sample(
     align_corners: bool = False,
     fill: float | Sequence[float] | Tensor | None = None,
     return_mask: bool = False,
+    deterministic: bool = False,
 ) -> Warped:
     r"""Warps an image by an affine map: a spatial transformer (Jaderberg et al., 2015, eqs. 1 and 3).
 
@@ -105,6 +108,12 @@ def affine_sample(
         return_mask: return (out, mask), the mask (N, 1, h, w), of M transforms (N, M, 1, h, w): how much of each output
             pixel the image covers, that is the image of ones, warped likewise (with "zeros" for "fill"). Its gradient
             goes to theta.
+        deterministic: the gradient to the image is the same, bit for bit, on every run, as all else always is. So it is
+            under `torch.use_deterministic_algorithms(True)`, and on a CPU; and without either wherever it is gathered,
+            not scattered: by attention, affine and projective maps under "zeros" and "fill", but for those that are
+            singular or zoom in by far. It takes 16 bytes of memory for every element of the image, and elsewhere time;
+            there a d_out that is not finite makes the gradient of its channel of that image NaN. ValueError on a device
+            that is no CPU and where no kernel runs, if the image needs a gradient.
 
     Returns:
         (N, C, h, w), of M transforms (N, M, C, h, w), in the image's dtype and memory format; 0 (or the fill) where
@@ -117,6 +126,7 @@ def affine_sample(
     return transform_sample(
         "affine", image, theta, size,
         mode=mode, padding_mode=padding_mode, align_corners=align_corners, fill=fill, return_mask=return_mask,
+        deterministic=deterministic,
     )  # fmt: skip
 
 
@@ -130,6 +140,7 @@ def projective_sample(
     align_corners: bool = False,
     fill: float | Sequence[float] | Tensor | None = None,
     return_mask: bool = False,
+    deterministic: bool = False,
 ) -> Warped:
     r"""Warps an image by a homography, the paper's plane projective transformation.
 
@@ -143,13 +154,14 @@ def projective_sample(
         image: (N, C, H, W).
         theta: (N, 8), the matrix row by row without its last entry, which is 1; or (N, 3, 3), of any scale that
             keeps r above the bound; with a 1 in place of N for the whole batch; or (N, M, 8), (N, M, 3, 3).
-        size, mode, padding_mode, align_corners, fill, return_mask: as in `affine_sample`, like dtypes, convention,
-            result and errors.
+        size, mode, padding_mode, align_corners, fill, return_mask, deterministic: as in `affine_sample`, like dtypes,
+            convention, result and errors.
     """
     transform = "homography" if isinstance(theta, Tensor) and theta.shape[-2:] == (3, 3) else "projective"
     return transform_sample(
         transform, image, theta, size,
         mode=mode, padding_mode=padding_mode, align_corners=align_corners, fill=fill, return_mask=return_mask,
+        deterministic=deterministic,
     )  # fmt: skip
 
 
@@ -164,6 +176,7 @@ def flow_sample(
     align_corners: bool = False,
     fill: float | Sequence[float] | Tensor | None = None,
     return_mask: bool = False,
+    deterministic: bool = False,
 ) -> Warped:
     """Warps an image by displacements: out at each pixel is the image as far away from it as the flow says.
 
@@ -176,11 +189,11 @@ def flow_sample(
         units: "pixels" of the image, or "normalised": the image's width or height is 2 (with align_corners: the
             distance of its outer pixel centres).
         channels_first: which of the two shapes flow has.
-        mode, padding_mode, align_corners, fill, return_mask: as in `affine_sample`, like dtypes, convention, result and
-            errors. Where the sizes are equal align_corners matters to normalised units, to reflection and to image axes
-            of one pixel, which have no extent with it: finite displacements along them, in either unit, do nothing and
-            get no gradient. A finite displacement of any size, up to 3.4e38, leads as far outside as padding_mode says;
-            one that is not finite gives 0 (or the fill).
+        mode, padding_mode, align_corners, fill, return_mask, deterministic: as in `affine_sample`, like dtypes,
+            convention, result and errors. Where the sizes are equal align_corners matters to normalised units, to
+            reflection and to image axes of one pixel, which have no extent with it: finite displacements along them, in
+            either unit, do nothing and get no gradient. A finite displacement of any size, up to 3.4e38, leads as far
+            outside as padding_mode says; one that is not finite gives 0 (or the fill).
     """
     check_choice("units", units, UNITS)
     check_image("image", image)
@@ -196,6 +209,7 @@ def flow_sample(
     return transform_sample(
         Flow(channels_first=channels_first, image_size=image_size), image, flow, tuple(flow.shape[axes]),
         mode=mode, padding_mode=padding_mode, align_corners=align_corners, fill=fill, return_mask=return_mask,
+        deterministic=deterministic,
     )  # fmt: skip
 
 
@@ -212,6 +226,7 @@ def tps_sample(
     align_corners: bool = False,
     fill: float | Sequence[float] | Tensor | None = None,
     return_mask: bool = False,
+    deterministic: bool = False,
 ) -> Warped:
     r"""Warps an image by a thin plate spline (Bookstein, 1989), the paper's most flexible transformation.
 
@@ -232,8 +247,8 @@ def tps_sample(
             the closer to the best affine map.
         check: wait for the device and raise ValueError where points of a sample are all on one line or two in one
             place. Else such samples give zeros, and no gradient.
-        size, mode, padding_mode, align_corners, fill, return_mask: as in `affine_sample`, like dtypes, convention,
-            result and errors.
+        size, mode, padding_mode, align_corners, fill, return_mask, deterministic: as in `affine_sample`, like dtypes,
+            convention, result and errors.
     """
     check_tensor("theta", theta)
     lam, check = checked_lam(lam), check_bool("check", check)
@@ -253,6 +268,7 @@ def tps_sample(
     return transform_sample(
         spline, image, theta, size,
         mode=mode, padding_mode=padding_mode, align_corners=align_corners, fill=fill, return_mask=return_mask,
+        deterministic=deterministic,
     )  # fmt: skip
 
 
@@ -288,6 +304,7 @@ def piecewise_affine_sample(
     align_corners: bool = False,
     fill: float | Sequence[float] | Tensor | None = None,
     return_mask: bool = False,
+    deterministic: bool = False,
 ) -> Warped:
     r"""Warps an image by a mesh of triangles, the paper's piecewise affine transformation.
 
@@ -301,12 +318,13 @@ def piecewise_affine_sample(
             for the whole batch; or (N, M, gh * gw, 2).
         mesh: (gh, gw), vertices in a column and in a row, at least 2. Its corners are (-1, -1) and (1, 1) of the
             output, pixel edges or with align_corners pixel centres; each cell is split from top left to bottom right.
-        size, mode, padding_mode, align_corners, fill, return_mask: as in `affine_sample`, like dtypes, convention,
-            result and errors. A point reads nothing where a vertex of its triangle is not finite.
+        size, mode, padding_mode, align_corners, fill, return_mask, deterministic: as in `affine_sample`, like dtypes,
+            convention, result and errors. A point reads nothing where a vertex of its triangle is not finite.
     """
     return transform_sample(
         PiecewiseAffine(mesh), image, theta, size,
         mode=mode, padding_mode=padding_mode, align_corners=align_corners, fill=fill, return_mask=return_mask,
+        deterministic=deterministic,
     )  # fmt: skip
 
 
@@ -321,6 +339,7 @@ def transform_sample(
     align_corners: bool = False,
     fill: float | Sequence[float] | Tensor | None = None,
     return_mask: bool = False,
+    deterministic: bool = False,
 ) -> Warped:
     """`affine_sample` for any transform: by name or object, theta as in its ``layout``, or with M after N."""
     transform = find_transform(transform)
@@ -340,8 +359,9 @@ def transform_sample(
     check_choice("padding_mode", padding_mode, PADDING_MODES)
     align_corners = check_bool("align_corners", align_corners)
     mask = check_bool("return_mask", return_mask)
+    deterministic = check_bool("deterministic", deterministic)
     colour = _colour(fill, padding_mode, image)
-    spec = WarpSpec(transform, mode, padding_mode, align_corners, hw, transforms, mask)
+    spec = WarpSpec(transform, mode, padding_mode, align_corners, hw, transforms, mask, deterministic)
     warped = warp(spec, image, theta, colour)
     return warped if mask else warped[0]
 
@@ -398,6 +418,7 @@ def warmup(
     device: torch.device | str | None = None,
     transforms: int | None = None,
     return_mask: bool = False,
+    deterministic: bool = False,
     image_gradient: bool = True,
     theta_gradient: bool = True,
     fill_gradient: bool = False,
@@ -418,6 +439,7 @@ def warmup(
             nothing to compile.
         transforms: M, if each image is to have several.
         return_mask: whether the mask will be asked for.
+        deterministic: as in `affine_sample`; these kernels are others.
         image_gradient, theta_gradient, fill_gradient: which gradients will be needed, together, of the one call
             backward.
         theta_dtype: float32, or float64 for float64 images, by default.
@@ -427,7 +449,6 @@ def warmup(
 
     Raises:
         TypeError, ValueError: an argument that does not fit.
-        RuntimeError: as the gradient to the image does where only deterministic algorithms are allowed.
     """
     start = time.perf_counter()
     device = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -446,7 +467,7 @@ def warmup(
         warped = transform_sample(
             transform, image, theta, hw, mode=mode, padding_mode=padding_mode, align_corners=align_corners,
             fill=torch.zeros((), device=device, requires_grad=fill_gradient) if padding_mode == "fill" else None,
-            return_mask=return_mask,
+            return_mask=return_mask, deterministic=deterministic,
         )  # fmt: skip
         out = warped[0] if isinstance(warped, tuple) else warped
         if out.requires_grad:

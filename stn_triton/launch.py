@@ -6,15 +6,17 @@ import os
 import sys
 import warnings
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .kernels.finish import warp_finish
+from .kernels.gather import warp_gather
 from .kernels.language import TRITON_MISSING
 from .kernels.warp import warp_backward, warp_forward
-from .layout import ImageLike, TensorLayout
-from .plan import INTERPRETED, plan_backward, plan_forward
+from .layout import ImageLike, TensorLayout, fresh_strides
+from .plan import INTERPRETED, bits_of, gathers, plan_backward, plan_finish, plan_forward, plan_gather
 from .spec import WarpSpec
 
 MAX_PROGRAMS = 2**31 - 1  # of launch grid axis x
@@ -91,10 +93,8 @@ def backward(
 
     The image is read for the gradient of theta only; without that it may be None. So may d_mask, without a mask.
     """
-    if needs_image:
-        _alert_not_deterministic()
     reads_image = needs_theta and follows_theta(spec)
-    compute = torch.promote_types(like.dtype, torch.float32)  # half types could not be added to atomically
+    compute = torch.promote_types(like.dtype, torch.float32)
     if spec.transforms is not None:
         d_out, d_mask = d_out.flatten(0, 1), None if d_mask is None else d_mask.flatten(0, 1)
     d_out, theta = d_out.resolve_neg(), theta.resolve_neg()
@@ -104,36 +104,86 @@ def backward(
     if like.memory_format is torch.channels_last:
         d_out = d_out.contiguous(memory_format=torch.channels_last)  # copies an expanded one, such as a sum's
     image = image.resolve_neg() if reads_image and image is not None else None
-    d_image = like.empty(compute).zero_() if needs_image else None
-    layouts = [None if t is None else TensorLayout.of(t) for t in (d_out, image, theta, d_image)]
-    plan = plan_backward(spec, like, *layouts, _strides(fill))
+    d_image, scatter = None, NO_SCATTER
+    if needs_image:
+        d_image, scatter = _begin_image_gradient(spec, like, d_out, theta)
+    # Lanes take as many channels as d_image's dtype allows, if the pass is for theta, and the scatter the rare case.
+    added = d_image if scatter.gathered and reads_image else scatter.sums
+    layouts = [None if t is None else TensorLayout.of(t) for t in (d_out, image, theta, added)]
+    plan = plan_backward(spec, like, *layouts, _strides(fill), scatter.exact, scatter.gathered)
     runs = d_out.numel() or (d_mask is not None and d_mask.numel())
     partials = None
     if reads_image and runs:
         make = torch.zeros if spec.transform.partials_begin_as_zeros else torch.empty
         partials = make(plan.shape, dtype=compute, device=like.device)
-    if runs and (needs_image or reads_image):
+    if runs and (scatter.sums is not None or reads_image):
         # The kernel neither reads nor writes what is not needed: d_out stands in for it.
-        wanted = (d_out, image, theta, d_image, partials, fill, d_mask)
-        *tensors, fill, d_mask = (d_out if tensor is None else tensor for tensor in wanted)
-        args = *tensors, *plan.numbers, fill, d_mask, *plan.constants
+        wanted = (d_out, image, theta, *scatter, partials, fill, d_mask)
+        *first, fill_, d_mask_ = (d_out if each is None else each for each in wanted)
+        args = *first, *plan.numbers, fill_, d_mask_, *plan.constants
         _launch(warp_backward, plan.programs, *args, options=plan.options)
+    if d_image is not None and scatter.sums is not None and scatter.sums is not d_image:
+        plan = plan_finish(like, scatter.exact, scatter.gathered)
+        given = (d_image if each is None else each for each in (*scatter, d_image))
+        _launch(warp_finish, plan.programs, *given, *plan.numbers, *plan.constants, options=plan.options)
     d_theta = None
     if needs_theta:
         d_theta = torch.zeros_like(theta) if partials is None else _sum_partials(spec, partials, theta, like.shape[0])
-    return None if d_image is None else d_image.to(like.dtype), d_theta
+    return d_image, d_theta
 
 
-def _alert_not_deterministic() -> None:
-    """As PyTorch's own sampler does: atomics add up the image gradient in any order."""
-    if torch.are_deterministic_algorithms_enabled():
-        message = (
-            "the image gradient of stn_triton's kernels is summed by atomics and not deterministic, but "
-            "torch.use_deterministic_algorithms(True) is set"
-        )
-        if not torch.is_deterministic_algorithms_warn_only_enabled():
-            raise RuntimeError(message)
-        warnings.warn(message, stacklevel=2)
+class Scatter(NamedTuple):
+    """Where `warp_backward` adds up the gradient of images, and what it is told of that."""
+
+    #: d_image itself, if atomics can add to its dtype and may do so in any order; else a buffer with its strides.
+    sums: Tensor | None = None
+    #: (N, C), the largest |d_out|, if sums are exact ones of whole numbers, as in `kernels.fixed_point`.
+    peaks: Tensor | None = None
+    #: The elements between a sum of wholes and that of its rests.
+    rests: int = 0
+    #: BITS.
+    bits: int = 0
+    #: (N,), whether an image is to be scattered; None: all are.
+    scattered: Tensor | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the order of the sums changes nothing."""
+        return self.peaks is not None
+
+    @property
+    def gathered(self) -> bool:
+        """Whether images can have been gathered."""
+        return self.scattered is not None
+
+
+NO_SCATTER = Scatter()
+
+
+def _begin_image_gradient(spec: WarpSpec, like: ImageLike, d_out: Tensor, theta: Tensor) -> tuple[Tensor, Scatter]:
+    """d_image, gathered where that is possible, and the sums, zero, where the rest can be scattered."""
+    d_image = like.empty(like.dtype)
+    if not d_out.numel():
+        return d_image.zero_(), NO_SCATTER
+    compute = torch.promote_types(like.dtype, torch.float32)
+    if spec.deterministic or torch.are_deterministic_algorithms_enabled():
+        numel = like.shape.numel()
+        memory = torch.empty(2 * numel, dtype=torch.int64, device=like.device)
+        wholes = memory.as_strided(like.shape, fresh_strides(like.shape, like.memory_format))
+        peaks = torch.linalg.vector_norm(d_out, torch.inf, (2, 3), dtype=compute)
+        peaks = peaks if spec.transforms is None else peaks.unflatten(0, (-1, spec.transforms)).amax(1)
+        scatter = Scatter(wholes, peaks, numel, bits_of(spec))
+    else:
+        memory = d_image if like.dtype == compute else like.empty(compute)
+        scatter = Scatter(memory)
+    if not gathers(spec):
+        memory.zero_()
+        return d_image, scatter
+    scatter = scatter._replace(scattered=torch.empty(like.shape[0], dtype=torch.int32, device=like.device))
+    plan = plan_gather(spec, like, *map(TensorLayout.of, (d_out, theta, d_image)), scatter.exact)
+    tensors = d_out, theta, d_image, scatter.sums, scatter.rests, scatter.scattered
+    _launch(warp_gather, plan.programs, *tensors, *plan.numbers, *plan.constants, options=plan.options)
+    return d_image, scatter
 
 
 def _sum_partials(spec: WarpSpec, partials: Tensor, theta: Tensor, batch: int) -> Tensor:

@@ -35,7 +35,7 @@ class SpatialTransformer(nn.Module):
         heads: M, transformers in parallel that share the localisation network, which then gives (N, M * P), (N, M, P)
             or theta (N, M, ...), whose first parameter axis may hold them all: flows (N, M * 2, h, w) of a convolution;
             the map is not copied. None: one, without an axis of its own.
-        mode, padding_mode, align_corners: as in `affine_sample`.
+        mode, padding_mode, align_corners, deterministic: as in `affine_sample`.
         fill: as there; a tensor becomes a buffer, a parameter is trained.
         return_mask: return the mask after the warped map, as there.
         return_theta: return theta, in its own shape, after these: the pose of what was found.
@@ -56,6 +56,7 @@ class SpatialTransformer(nn.Module):
         fill: float | Sequence[float] | Tensor | None = None,
         return_mask: bool = False,
         return_theta: bool = False,
+        deterministic: bool = False,
     ) -> None:
         super().__init__()
         check_choice("mode", mode, MODES)
@@ -80,6 +81,7 @@ class SpatialTransformer(nn.Module):
             self.fill = fill
         self.return_mask = check_bool("return_mask", return_mask)
         self.return_theta = check_bool("return_theta", return_theta)
+        self.deterministic = check_bool("deterministic", deterministic)
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         check_image("image", image)
@@ -110,6 +112,7 @@ class SpatialTransformer(nn.Module):
             align_corners=self.align_corners,
             fill=self.fill,
             return_mask=self.return_mask,
+            deterministic=self.deterministic,
         )
         if not self.return_theta:
             return out
@@ -119,7 +122,7 @@ class SpatialTransformer(nn.Module):
         return (
             f"transform={self.transform.name!r}, size={self.size}, heads={self.heads}, mode={self.mode!r}, "
             f"padding_mode={self.padding_mode!r}, align_corners={self.align_corners}, return_mask={self.return_mask}, "
-            f"return_theta={self.return_theta}"
+            f"return_theta={self.return_theta}, deterministic={self.deterministic}"
         )
 
 

@@ -12,6 +12,8 @@ from . import eager, launch
 from .layout import ImageLike
 from .spec import WarpSpec
 
+REPRODUCIBLE = ("cpu", "meta")  #: devices where torch's own sampler gives the same gradients on every run
+
 
 def warp(spec: WarpSpec, image: Tensor, theta: Tensor, fill: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     """The warped image (N, C, h, w) or (N, M, C, h, w); and the mask (N, 1, h, w) or (N, M, 1, h, w) if asked for.
@@ -19,6 +21,8 @@ def warp(spec: WarpSpec, image: Tensor, theta: Tensor, fill: Tensor | None = Non
     Arguments are taken as checked; ``fill`` is (N, C) under that padding, of any strides.
     """
     if not launch.takes(image.device):
+        if spec.deterministic and image.requires_grad and image.device.type not in REPRODUCIBLE:
+            raise ValueError(f"deterministic: expected a CPU or a device where the kernels run, got {image.device}")
         return eager.warp(spec, image, theta, fill)
     compute = torch.promote_types(torch.promote_types(image.dtype, theta.dtype), torch.float32)
     theta = spec.transform.coefficients(theta, compute)

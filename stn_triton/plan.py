@@ -7,15 +7,42 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .configs import INTERPRETER, Blocks, LaunchConfig, by_columns, choose_config, cut, divisor, widened
+from .configs import (
+    COLUMNS_WRITTEN,
+    INTERPRETER,
+    MOST_CANDIDATES,
+    Blocks,
+    LaunchConfig,
+    blocks_of,
+    by_columns,
+    choose_config,
+    choose_gather_config,
+    cut,
+    divisor,
+    widened,
+)
 from .kernels import coordinates, samplers
 from .kernels.language import tl
 from .kernels.warp import warp_forward
 from .layout import ImageLike, TensorLayout, fresh_strides, memory_format
 from .spec import WarpSpec
 
-# With the pixels by which taps reach beyond those of bilinear.
-SAMPLERS = {"nearest": (samplers.nearest, 0), "bilinear": (samplers.bilinear, 0), "bicubic": (samplers.bicubic, 1)}
+
+class Sampler(NamedTuple):
+    """A sampler's device functions, and how far it reaches."""
+
+    taps: Any
+    share: Any
+    reach: int  #: pixels, by which its taps reach beyond those of bilinear
+    radius: float  #: pixels, that a tap can be away from the point
+    tap_count: int
+
+
+SAMPLERS = {
+    "nearest": Sampler(samplers.nearest, samplers.nearest_share, 0, 0.5, 1),
+    "bilinear": Sampler(samplers.bilinear, samplers.bilinear_share, 0, 1.0, 4),
+    "bicubic": Sampler(samplers.bicubic, samplers.bicubic_share, 1, 2.0, 16),
+}
 PADDING_RULES = {
     "zeros": coordinates.zeros,
     "border": coordinates.border,
@@ -57,7 +84,7 @@ def plan_forward(
         *_axes(spec, image.shape), *_transforms(spec, theta), *fill_strides,
     )  # fmt: skip
     constants = (
-        transform.load, transform.source, transform.monotone, PADDING_RULES[spec.padding_mode], *SAMPLERS[spec.mode],
+        transform.load, transform.source, transform.monotone, PADDING_RULES[spec.padding_mode], *_sampler(spec),
         spec.align_corners, spec.padding_mode == "fill", spec.mask, spec.transforms is not None,
         _accumulator(spec, image.shape, image.dtype), _index(theta, image, out), unit, vector,
         config.tile_h, config.tile_w, config.lanes_c * vector, config.channels, config.loop, config.unroll,
@@ -74,8 +101,14 @@ def plan_backward(
     theta: TensorLayout,
     d_image: TensorLayout | None,
     fill_strides: tuple[int, ...] = (0, 0),
+    exact: bool = False,
+    gathered: bool = False,
 ) -> Plan:
-    """For `kernels.warp.warp_backward`; ``image`` and ``d_image`` are None where they are not read and not written."""
+    """For `kernels.warp.warp_backward`; ``image`` and ``d_image`` are None where they are not read and not written.
+
+    ``d_image`` is that of the sums, which the scatter adds to, ``exact`` in whole numbers; ``gathered``: for the images
+    that were not.
+    """
     samples, channels = samples_of(spec, like.shape[0]), like.shape[1]
     unit, vector = neighbours(*(tensor for tensor in (d_out, image, d_image) if tensor))
     config = _config(False, channels, spec, unit, vector)
@@ -94,14 +127,69 @@ def plan_backward(
     constants = (
         transform.load, transform.source, transform.monotone,
         transform.start, transform.adjoint, transform.store,
-        PADDING_RULES[spec.padding_mode], *SAMPLERS[spec.mode],
+        PADDING_RULES[spec.padding_mode], *_sampler(spec),
         spec.align_corners, spec.padding_mode == "fill", spec.mask, spec.transforms is not None,
         _accumulator(spec, like.shape, like.dtype), _index(theta, read, d_out, added), unit, vector,
-        d_image is not None, image is not None,
+        d_image is not None, exact, gathered, image is not None,
         config.tile_h, config.tile_w, config.lanes_c * vector, config.channels, config.loop, config.unroll,
     )  # fmt: skip
     shape = transform.partials_shape(samples, spec.size, blocks)
     return Plan(samples * blocks.per_sample, numbers, constants, _options(config), shape, torch.contiguous_format)
+
+
+def gathers(spec: WarpSpec) -> bool:
+    """Whether the gradient of the image is gathered by `kernels.gather.warp_gather`, where a theta has an inverse."""
+    return spec.transform.inverse is not None and spec.padding_mode in ("zeros", "fill")
+
+
+@lru_cache(maxsize=4096)
+def plan_gather(
+    spec: WarpSpec,
+    like: ImageLike,
+    d_out: TensorLayout,
+    theta: TensorLayout,
+    d_image: TensorLayout,
+    exact: bool = False,
+) -> Plan:
+    """For `kernels.gather.warp_gather`."""
+    batch, channels, height, width = like.shape
+    unit, vector = neighbours(d_out, d_image)
+    config = _gather_config(channels, width, unit, vector)
+    blocks = cut(config, batch, channels, (height, width), vector)
+    _, _, _, *of_m = _transforms(spec, theta)
+    transform, sampler = spec.transform, SAMPLERS[spec.mode]
+    numbers = (
+        *like.shape[1:], *spec.size, *_flat(blocks),
+        *_theta_strides(spec, theta), *d_out.stride, *d_image.stride, *_axes(spec, like.shape),
+        1 if spec.transforms is None else spec.transforms, *of_m, MOST_CANDIDATES,
+    )  # fmt: skip
+    constants = (
+        transform.load, transform.source, transform.inverse, transform.box, transform.extent,
+        sampler.share, sampler.radius, COLUMNS_WRITTEN[spec.mode],
+        spec.align_corners, spec.transforms is not None, exact,
+        _accumulator(spec, like.shape, like.dtype), _index(theta, d_out, d_image), unit, vector,
+        config.tile_h, config.tile_w, config.lanes_c * vector, config.channels, config.loop, config.unroll,
+    )  # fmt: skip
+    return Plan(batch * blocks.per_sample, numbers, constants, _options(config), like.shape, like.memory_format)
+
+
+@lru_cache(maxsize=4096)
+def plan_finish(like: ImageLike, exact: bool, gathered: bool) -> Plan:
+    """For `kernels.finish.warp_finish`."""
+    steps, block = (1, 32768) if INTERPRETED else (8, 1024)
+    numel = like.shape[1:].numel()
+    blocks = divisor(blocks_of(numel, steps * block))
+    _, stride_c, *_ = fresh_strides(like.shape, like.memory_format)
+    numbers = (like.shape[1], stride_c, numel, *blocks)
+    constants = (exact, gathered, tl.int64 if numel >= 2**31 else tl.int32, steps, block)
+    options = {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": False}
+    return Plan(like.shape[0] * blocks[0], numbers, constants, options, like.shape, like.memory_format)
+
+
+def bits_of(spec: WarpSpec) -> int:
+    """BITS of `kernels.fixed_point`: what as many taps as can fall on one pixel leave of 62."""
+    taps = SAMPLERS[spec.mode].tap_count * spec.size[0] * spec.size[1] * (spec.transforms or 1)
+    return 62 - (taps - 1).bit_length()
 
 
 def samples_of(spec: WarpSpec, batch: int) -> int:
@@ -129,6 +217,16 @@ def _config(forward: bool, channels: int, spec: WarpSpec, unit: bool, vector: in
         written = min(config.channels, 4 if forward else 1)
         config = config._replace(unroll=1, channels=written, loop=config.loop or written < config.channels)
     return config._replace(tile_h=INTERPRETER[0], tile_w=INTERPRETER[1], unroll=1) if INTERPRETED else config
+
+
+def _gather_config(channels: int, width: int, unit: bool, vector: int) -> LaunchConfig:
+    config = choose_gather_config(channels, width, unit, vector)
+    return config._replace(tile_h=INTERPRETER[0], tile_w=INTERPRETER[1]) if INTERPRETED else config
+
+
+def _sampler(spec: WarpSpec) -> tuple[Any, int]:
+    sampler = SAMPLERS[spec.mode]
+    return sampler.taps, sampler.reach
 
 
 def _options(config: LaunchConfig) -> dict[str, Any]:

@@ -21,3 +21,4 @@ class WarpSpec(NamedTuple):
     size: tuple[int, int]  #: (h, w)
     transforms: int | None = None  #: M of each image, from theta (N, M, ...) to an output (N, M, C, h, w); None: no M
     mask: bool = False  #: whether the coverage of the output is wanted too
+    deterministic: bool = False  #: whether the image gradient is the same on every run, whatever torch's setting is

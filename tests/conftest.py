@@ -1,12 +1,13 @@
 """Every test runs on both paths: the kernels (on a GPU, or interpreted on the CPU) and the torch operations."""
 
-import inspect
+import functools
 import os
 from typing import NamedTuple
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one for each core: more threads would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,27 +20,52 @@ from stn_triton.kernels.language import TRITON_MISSING
 torch.manual_seed(0)
 
 
-def look_for_builtins_once() -> None:
-    """Triton's interpreter looks through its whole language at every call of a device function: half of all time."""
+def prepare_once() -> None:
+    """Triton's interpreter prepares its whole language at every call of a device function, not only at a kernel's, and
+    makes a table of types for every number: half of all time.
+    """
+    import triton.language as tl
     from triton.language.core import is_builtin
     from triton.runtime import interpreter
 
-    names: dict[object, list[str]] = {}
+    if not hasattr(interpreter, "_LangPatchScope"):  # another version's
+        return
+    prepare = interpreter._patch_lang
 
-    def patch_builtin(pkg, builder, scope):
-        if pkg not in names:
-            names[pkg] = [name for name, member in inspect.getmembers(pkg) if is_builtin(member)]
-        for name in names[pkg]:
-            member = getattr(pkg, name)
-            if is_builtin(member):  # not yet the interpreter's own
-                interpreter._patch_attr(pkg, name, member, builder, scope)
+    @functools.cache
+    def languages(fn):
+        return [value for value in fn.__globals__.values() if value is tl or value is tl.core]
 
-    if [*inspect.signature(interpreter._patch_builtin).parameters] == ["pkg", "builder", "scope"]:
-        interpreter._patch_builtin = patch_builtin
+    def prepare_unless_it_is(fn):
+        unprepared = any(is_builtin(language.load) for language in languages(fn))
+        return prepare(fn) if unprepared else interpreter._LangPatchScope()
+
+    interpreter._patch_lang = prepare_unless_it_is
+    of_any = interpreter._get_np_dtype
+    of_scalars = functools.cache(of_any)
+    interpreter._get_np_dtype = lambda kind: (of_scalars if type(kind) is tl.dtype else of_any)(kind)
+
+
+def round_to_bfloat16() -> None:
+    """Triton's interpreter cuts float32 off where a GPU rounds to the nearest bfloat16."""
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    convert = interpreter._convert_float
+
+    def rounded(data, from_type, to_type, rounding_mode):
+        if (from_type, to_type) == (tl.float32, tl.bfloat16):
+            bits = np.asarray(data, np.float32).view(np.uint32)
+            nearest = bits + 0x7FFF + ((bits >> 16) & 1)
+            return (np.where(np.isnan(data), bits | 0x400000, nearest) >> 16).astype(np.uint16)
+        return convert(data, from_type, to_type, rounding_mode)
+
+    interpreter._convert_float = rounded
 
 
 if plan.INTERPRETED:
-    look_for_builtins_once()
+    prepare_once()
+    round_to_bfloat16()
 
 
 class Path(NamedTuple):
@@ -86,19 +112,21 @@ def set_threads():
 def _planned_afresh():
     """A test that changes how launches are planned leaves no plan to the next."""
     yield
-    plan.plan_forward.cache_clear()
-    plan.plan_backward.cache_clear()
+    for planned in (plan.plan_forward, plan.plan_gather, plan.plan_backward, plan.plan_finish):
+        planned.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def _poisoned_empty(monkeypatch):
-    """Fresh memory is NaN: an element that nobody wrote shows."""
+    """Fresh memory is NaN, or a large number: an element that nobody wrote shows."""
     empty = torch.empty
 
     def poisoned(*args, **kwargs):
         tensor = empty(*args, **kwargs)
         if tensor.is_floating_point():
             tensor.detach().fill_(float("nan"))
+        elif tensor.dtype in (torch.int32, torch.int64):
+            tensor.fill_(torch.iinfo(tensor.dtype).max // 3)
         return tensor
 
     monkeypatch.setattr(torch, "empty", poisoned)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = [
-    "test_warp.py", "test_identity.py", "test_special_points.py", "test_launch_shapes.py", "test_layouts.py",
+    "test_image_gradient.py", "test_warp.py", "test_identity.py", "test_special_points.py", "test_launch_shapes.py", "test_layouts.py",
     "test_gradients.py", "test_several_transforms.py", "test_flow.py", "test_geometry.py", "test_tps.py",
     "test_transforms.py", "test_memory.py", "test_piecewise_affine.py", "test_fill_and_mask.py",
     "test_basis_expansion.py", "test_torch_path.py", "test_bench.py", "test_bench_gpu.py", "test_bench_picture.py",
@@ -41,6 +41,9 @@ OWN_TESTS = {
     "torch_sampler.py": "test_torch_path.py",
     "kernels/coordinates.py": "test_special_points.py",
     "kernels/programs.py": "test_several_transforms.py",
+    **dict.fromkeys([f"kernels/{name}.py" for name in ("fixed_point", "gather", "preimage")], "test_image_gradient.py"),
+    "launch.py": "test_image_gradient.py",
+    "transforms/affine.py": "test_image_gradient.py",
     "transforms/base.py": "test_transforms.py",
     "transforms/basis_expansion.py": "test_basis_expansion.py",
     "transforms/expansion.py": "test_basis_expansion.py",
@@ -185,7 +188,7 @@ MUTANTS = {
         "transforms/projective.py", "tl.store(block + 6, tl.sum(sum_r * x) * (sign * pitch_x))", "tl.store(block + 6, tl.sum(sum_r * x) * pitch_x)",
     ),
     "what lies behind the camera is drawn": (
-        "transforms/projective.py", "return u, v, finite(live & front, u, v)", "return u, v, finite(live, u, v)",
+        "transforms/projective.py", 'inverse = tl.where(front, inverse, float("nan"))', "inverse = tl.where(front, inverse, 1.0)",
     ),
     "the horizon at the camera itself": (
         "transforms/projective.py", "front = r > horizon", "front = r > 0",
@@ -284,7 +287,7 @@ MUTANTS = {
         "transforms/piecewise_affine.py", "first = row * gw + column", "first = row + column * gw",
     ),
     "bicubic with another A": (
-        "kernels/samplers.py", "-0.75 * s * r * r, tl.fma", "-0.5 * s * r * r, tl.fma",
+        "kernels/samplers.py", "return -0.75 * s * r * r", "return -0.5 * s * r * r",
     ),
     "sign of a cubic derivative": (
         "kernels/samplers.py", "tl.fma(r, -3.75, 4.5) * r", "tl.fma(r, 3.75, -4.5) * r",
@@ -296,7 +299,7 @@ MUTANTS = {
         "kernels/samplers.py", "tl.where(near, 1.0, 0.0)", "tl.where(near, 1.0, 1.0)",
     ),
     "bicubic taps reach no further than bilinear's": (
-        "plan.py", '"bicubic": (samplers.bicubic, 1)', '"bicubic": (samplers.bicubic, 0)',
+        "plan.py", "samplers.bicubic_share, 1,", "samplers.bicubic_share, 0,",
     ),
     "the fill where the image is": (
         "kernels/warp.py", "tl.fma(1 - cover, colour, value)", "tl.fma(cover, colour, value)",
@@ -453,6 +456,78 @@ MUTANTS = {
     ),
     "launch shapes timed without the gate": (
         "bench/gpu/tiles.py", "complaint = gate.judge(job, ours=True).complaint", 'complaint = ""',
+    ),
+    "gather, a column of every box": (
+        "kernels/gather.py", "for column in tl.static_range(COLUMNS):", "for column in tl.static_range(COLUMNS - 1):",
+    ),
+    "gather, beyond the end of a row": (
+        "kernels/gather.py", " & (x + column <= end)", "",
+    ),
+    "gather, weights of one axis": (
+        "kernels/gather.py", "tl.where(reads, weight_y * weight_x, 0.0)", "tl.where(reads, weight_y * weight_y, 0.0)",
+    ),
+    "gather, weights that are not finite": (
+        "kernels/gather.py", "tl.where(reads, weight_y * weight_x, 0.0)", "weight_y * weight_x",
+    ),
+    "gather, one transform of several": (
+        "kernels/gather.py", "for m in range(transforms):", "for m in range(1):",
+    ),
+    "gather, boxes a row late": (
+        "kernels/gather.py", "first_pixel(top, last_y)", "first_pixel(top + 1, last_y)",
+    ),
+    "gather, whatever it costs": (
+        "kernels/gather.py", "gathers = candidates <= most", "gathers = candidates > -1",
+    ),
+    "gather, what is left is not cleared": (
+        "kernels/gather.py", "tl.store(place, tl.zeros(place.shape, sums.dtype.element_ty), mask=live)", "pass",
+    ),
+    "gather, rests are not cleared": (
+        "kernels/gather.py", "tl.store(place + rests, tl.zeros(place.shape, sums.dtype.element_ty), mask=live)", "pass",
+    ),
+    "gather, every image is scattered, too": (
+        "kernels/warp.py", "scatters = tl.load(scattered + n) != 0", "scatters = tl.load(scattered + n) >= 0",
+    ),
+    "boxes cut short at the end": (
+        "kernels/preimage.py", "tl.where(low <= 2 * last, low", "tl.where(low <= 2 * last - 1, low",
+    ),
+    "boxes without room for roundings": (
+        "kernels/preimage.py", "return 3.6e-15 if tl.float64 == ACC else 1.9e-6", "return 0.0",
+    ),
+    "boxes of one corner": (
+        "kernels/preimage.py", "for k in tl.static_range(1, 4):", "for k in tl.static_range(1, 2):",
+    ),
+    "inverse of an affine map, a sign": (
+        "transforms/affine.py", "e / det, -b / det", "e / det, b / det",
+    ),
+    "boxes without what turns": (
+        "transforms/affine.py", "half_x = tl.abs(x_by_u) * reach_u + tl.abs(x_by_v) * reach_v", "half_x = tl.abs(x_by_u) * reach_u",
+    ),
+    "inverse of a homography, a cofactor": (
+        "transforms/projective.py", "determinant(f, d, i, g)", "determinant(f, d, g, i)",
+    ),
+    "a horizon that is overlooked": (
+        "transforms/projective.py", "regular = regular & (least * 1000 > most)", "regular = regular & (most > 0)",
+    ),
+    "nearest, ties to both": (
+        "kernels/samplers.py", "-tl.abs(rounded - pixel)", "0.5 - tl.abs(t - pixel)",
+    ),
+    "rests lost": (
+        "kernels/fixed_point.py", "tl.atomic_add(place + rests, rest, mask=inside & (rest != 0), sem=\"relaxed\")", "pass",
+    ),
+    "exponents one too small": (
+        "kernels/fixed_point.py", ".to(tl.int32) - 1022", ".to(tl.int32) - 1023",
+    ),
+    "a scale in one factor": (
+        "kernels/fixed_point.py", "return power_of_two(half, ACC), power_of_two(exponent - half, ACC)", "return power_of_two(exponent, ACC), power_of_two(0 * half, ACC)",
+    ),
+    "what is not finite is lost": (
+        "kernels/fixed_point.py", 'tl.where(peak < float("inf"), value, float("nan"))', "value",
+    ),
+    "the largest of one transform": (
+        "launch.py", "peaks.unflatten(0, (-1, spec.transforms)).amax(1)", "peaks.unflatten(0, (-1, spec.transforms))[:, 0].contiguous()",
+    ),
+    "no deterministic sums": (
+        "launch.py", "if spec.deterministic or torch.are_deterministic_algorithms_enabled():", "if spec.deterministic:",
     ),
     "CPU path, gradients as they come": (
         "eager.py", "if out.requires_grad and is_plain(out):", "if False:",

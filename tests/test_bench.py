@@ -391,7 +391,7 @@ def test_a_kernel_that_is_wrong_is_caught(kernel_path, monkeypatch):
     workload = SMALL["kornia-affine-n8"]
     assert verdict(workload, device=kernel_path.device).complaint == ""
     plan.plan_forward.cache_clear()
-    monkeypatch.setitem(plan.SAMPLERS, "bilinear", (samplers.nearest, 0))
+    monkeypatch.setitem(plan.SAMPLERS, "bilinear", plan.SAMPLERS["bilinear"]._replace(taps=samplers.nearest))
     assert "out off by" in verdict(workload, device=kernel_path.device).complaint
 
 

@@ -16,7 +16,7 @@ from bench.codegen.assembly import parse_gcn, parse_sass
 from bench.codegen.budget import over_budget
 from bench.codegen.cases import Case, checked, measured
 from bench.codegen.check import faults, lost, worse
-from bench.codegen.count import GCN, SASS, Count, Path, Share, Work, paths
+from bench.codegen.count import GCN, SASS, Count, Gather, Path, Share, Work, gather_path, paths
 from bench.codegen.flow import control_flow
 from bench.workloads import WORKLOADS
 
@@ -110,6 +110,41 @@ def test_three_loops_over_tiles_are_all_reported():
     assert list(paths(control_flow(parse_sass(text)), SASS, Work(loads=1))) == ["loop 0", "loop 1", "loop 2"]
 
 
+GATHER_TEXT = """
+        /*0000*/                   MOV R1, c[0x0][0x28] ;
+        /*0010*/               @P0 BRA 0x00b0 ;
+        /*0020*/                   FADD R0, R0, 1 ;
+        /*0030*/                   FADD R0, R0, 1 ;
+        /*0040*/               @P1 LDG.E R2, desc[UR4][R2.64] ;
+        /*0050*/               @P2 LDG.E R3, desc[UR4][R2.64] ;
+        /*0060*/                   FFMA R4, R2, R3, R4 ;
+        /*0070*/               @P3 BRA 0x0040 ;
+        /*0080*/                   STG.E desc[UR4][R2.64], R4 ;
+        /*0090*/               @P4 BRA 0x0020 ;
+        /*00a0*/                   EXIT ;
+        /*00b0*/                   STG.E desc[UR4][R2.64], RZ ;
+        /*00c0*/               @P5 BRA 0x00b0 ;
+        /*00d0*/                   EXIT ;
+"""
+
+
+def test_a_gathers_loops():
+    """Two target pixels a trip, within a loop over tiles; the other loop clears."""
+    path = gather_path(control_flow(parse_sass(GATHER_TEXT)), SASS, Gather(columns=2, box=6, channels=1, bits=32))
+    assert (path.prologue, path.pixel, path.candidate) == (3, 4, 2)
+    assert path.per_pixel(Share(channels=1, tiles=3), with_prologue=True) == 4 + 6 * 2 + 1
+    twice = gather_path(control_flow(parse_sass(GATHER_TEXT)), SASS, Gather(columns=1, box=6, channels=1, bits=32))
+    assert twice.candidate == 2  # of two rows
+
+
+def test_faults_of_a_gather():
+    arguments = {"d_out": torch.empty(0), "VECTOR": 1, "EXACT": True}
+    launch = SimpleNamespace(name="warp_gather", arguments=arguments, kernel=compiled_without_fusion())
+    assert list(faults(launch, SOUND)) == []
+    assert list(faults(launch, replace(SOUND, barriers=1))) == ["has a barrier in a gather"]
+    assert list(faults(launch, replace(SOUND, atomics={"REDG.ADD.F32": 1}))) == ["has atomics in a gather"]
+
+
 def test_a_loop_with_two_entries_is_refused():
     """Its trips are not counted as straight code."""
     text = """
@@ -138,11 +173,15 @@ FAULTY = {
 }
 
 
+def compiled_without_fusion():
+    return SimpleNamespace(asm={"ttir": ""}, metadata=SimpleNamespace(enable_fp_fusion=False))
+
+
 @pytest.mark.parametrize("fault", FAULTY)
 def test_faults_are_named(fault):
     vector = 4 if "128" in fault else 1
     arguments = {"out": None, "image": torch.empty(0), "MONOTONE": False, "VECTOR": vector, "UNROLL": 1, "SOURCE": None}
-    launch = SimpleNamespace(arguments=arguments, kernel=SimpleNamespace(asm={"ttir": ""}))
+    launch = SimpleNamespace(name="warp_forward", arguments=arguments, kernel=compiled_without_fusion())
     wide = replace(SOUND, loads={"128": 1})
     assert list(faults(launch, wide)) == []
     assert list(faults(launch, replace(wide, **FAULTY[fault]))) == [fault]
@@ -179,7 +218,7 @@ def test_a_pinned_case_that_is_lost_is_named():
 
 
 def test_no_more_is_compiled_than_a_test_run_can_afford():
-    assert len(checked()) <= 150  # and tests/compiled.py some 40 more
+    assert len(checked()) <= 165  # of one to three kernels, and tests/compiled.py some 40 more
 
 
 @pytest.mark.parametrize("module", ["bench.codegen --check", "tests.compiled"])

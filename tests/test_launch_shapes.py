@@ -32,6 +32,7 @@ def test_every_form(kernel_path, monkeypatch, transform, form, padding_mode):
     """Against the reference: several tiles each way, the last ones ragged, and channels split where they can be."""
     channels, config = FORMS[form]
     monkeypatch.setattr(plan, "_config", lambda *args: config)
+    monkeypatch.setattr(plan, "_gather_config", lambda *args: config)
     monkeypatch.setattr(configs, "CHANNELS_AT_LEAST", 1)
     layout = torch.channels_last if "last" in form else torch.contiguous_format
     shape, size = (1, channels, 12, 11), (6, 7)
@@ -144,7 +145,7 @@ def test_warmup(path, monkeypatch, gradients):
     launcher = launch._launch
 
     def spy(kernel, programs, *args, options):
-        launched.append(dict(zip(kernel.arg_names, args, strict=True)))
+        launched.append((kernel, dict(zip(kernel.arg_names, args, strict=True))))
         launcher(kernel, programs, *args, options=options)
 
     monkeypatch.setattr(launch, "_launch", spy)
@@ -156,11 +157,13 @@ def test_warmup(path, monkeypatch, gradients):
     if path.name == "torch":
         assert launched == []
         return
-    assert [len(one["image"].shape) for one in launched] == [4] * (2 if any(gradients) else 1)
-    assert launched[0]["image"].dtype is torch.float16
-    assert launched[0]["PAD"] is plan.PADDING_RULES["border"]
+    backward = [launch.warp_backward] * any(gradients) + [launch.warp_finish] * gradients[0]
+    kernels, arguments = zip(*launched, strict=True)
+    assert [*kernels] == [launch.warp_forward, *backward]
+    assert arguments[0]["image"].dtype is torch.float16
+    assert arguments[0]["PAD"] is plan.PADDING_RULES["border"]
     if any(gradients):
-        assert (launched[1]["NEEDS_IMAGE"], launched[1]["NEEDS_THETA"]) == gradients
+        assert (arguments[1]["NEEDS_IMAGE"], arguments[1]["NEEDS_THETA"]) == gradients
 
 
 def test_warmup_names_a_wrong_argument():

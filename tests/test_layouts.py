@@ -142,27 +142,20 @@ def test_long_axes_take_float64_coordinates(shape, size, exact):
     assert plan._accumulator(spec, torch.Size(shape), torch.float32) == (plan.tl.float64 if exact else plan.tl.float32)
 
 
-class Untouched:
-    """A dense tensor too large to be zeroed here."""
-
-    def __init__(self, memory, shape):
-        self.tensor = memory.view(shape)
-
-    def zero_(self):
-        return self.tensor
-
-
-def test_a_large_gradient_of_a_small_image_takes_64_bit_offsets(kernel_path, monkeypatch):
+@pytest.mark.parametrize("padding_mode", ["zeros", "border"])  # gathered, and scattered
+def test_a_large_gradient_of_a_small_image_takes_64_bit_offsets(kernel_path, monkeypatch, padding_mode):
     """The image is expanded from a row, its gradient is a plane of 2^32 elements."""
     launched = []
     monkeypatch.setattr(launch, "_launch", lambda kernel, programs, *args, options: launched.append(args))
-    monkeypatch.setattr(ImageLike, "empty", lambda like, dtype: Untouched(lazy(2**32, dtype, like.device), like.shape))
+    monkeypatch.setattr(ImageLike, "empty", lambda like, dtype: lazy(2**32, dtype, like.device).view(like.shape))
+    monkeypatch.setattr(torch.Tensor, "zero_", lambda tensor: tensor)  # would touch it all
     image = torch.zeros(1, 1, 1, 65536).expand(1, 1, 65536, 65536)
-    spec = WarpSpec(TRANSFORMS["affine"], "bilinear", "zeros", False, (2, 2))
+    spec = WarpSpec(TRANSFORMS["affine"], "bilinear", padding_mode, False, (2, 2))
     launch.backward(
         spec, torch.zeros(1, 1, 2, 2), None, image, ImageLike.of(image), torch.zeros(1, 2, 3), None, True, False
     )
-    assert plan.tl.int64 in launched[0]
+    assert len(launched) == 1 + (padding_mode == "zeros")
+    assert all(plan.tl.int64 in arguments for arguments in launched)
 
 
 @pytest.mark.parametrize("shape", [(1_000_000, 1, 1, 1), (1000, 1000, 1, 1), (1, 1_000_000, 1, 1)], ids=str)

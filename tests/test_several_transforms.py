@@ -93,6 +93,7 @@ def test_any_strides(path, layout):
 def test_several_blocks_of_everything(kernel_path, monkeypatch):
     """Samples, channels, rows and columns all share the one axis of the launch grid."""
     monkeypatch.setattr(plan, "_config", lambda *args: LaunchConfig(2, 8, max_steps=2))
+    monkeypatch.setattr(plan, "_gather_config", lambda *args: LaunchConfig(4, 8, channels=5))
     image = torch.randn(3, 10, 6, 7, dtype=torch.float64, device=kernel_path.device, requires_grad=True)
     theta = parameters("affine", 3, kernel_path.device).requires_grad_()
     out, expected = (run(image, theta, "bilinear") for run in (sample, expected_sample))
@@ -108,14 +109,16 @@ def test_one_launch_and_no_copy_of_the_image(kernel_path, monkeypatch):
     launches, real = [], launch._launch
 
     def spy(kernel, programs, *args, options):
-        launches.append(dict(zip(kernel.arg_names, args, strict=True)))
+        launches.append((kernel, dict(zip(kernel.arg_names, args, strict=True))))
         real(kernel, programs, *args, options=options)
 
     monkeypatch.setattr(launch, "_launch", spy)
     transform_sample("attention", image, theta, SIZE).sum().backward()
-    assert len(launches) == 2
-    assert all(arguments["image"].data_ptr() == image.data_ptr() for arguments in launches)
-    assert launches[1]["d_image"].shape == image.shape
+    (forward, reads), (gather, writes), (backward, reads_again) = launches
+    assert [forward, gather, backward] == [launch.warp_forward, launch.warp_gather, launch.warp_backward]
+    assert reads["image"].data_ptr() == reads_again["image"].data_ptr() == image.data_ptr()
+    assert writes["d_image"].shape == image.shape
+    assert writes["sums"] is writes["d_image"] is reads_again["d_image"]
 
 
 @pytest.mark.parametrize("shape", [(0, M), (2, 0)], ids=str)

@@ -45,7 +45,8 @@ def test_half_types(path, transform, mode, padding_mode, align_corners, dtype):
 )
 def test_many_tiles_per_sample(kernel_path, monkeypatch, transform, mode, padding_mode, align_corners):
     """More than one tile in both axes and several on a program's way down, the last ones ragged."""
-    monkeypatch.setattr(plan, "_config", lambda *args: LaunchConfig(2, 8, loop=False, unroll=2, max_steps=2))
+    for config in ("_config", "_gather_config"):
+        monkeypatch.setattr(plan, config, lambda *args: LaunchConfig(2, 8, loop=False, unroll=2, max_steps=2))
     check(kernel_path, transform, mode, padding_mode, align_corners, torch.float32, (2, 1, 6, 7), (9, 10))
 
 

@@ -72,9 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
 def measure_all(cases: list[Case]) -> list[Measured]:
     """Every case, on all cores: compiling is most of the time."""
     if len(cases) < 8:
-        return [measure(case) for case in tqdm(cases, unit="kernel", disable=None)]
+        return [kernel for case in tqdm(cases, unit="case", disable=None) for kernel in measure(case)]
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
-        return list(tqdm(pool.map(measure, cases, chunksize=4), total=len(cases), unit="kernel", disable=None))
+        measured = tqdm(pool.map(measure, cases, chunksize=4), total=len(cases), unit="case", disable=None)
+        return [kernel for kernels in measured for kernel in kernels]
 
 
 def check(kernels: list[Measured], whole: bool) -> int:
@@ -90,7 +91,7 @@ def check(kernels: list[Measured], whole: bool) -> int:
 
 COLUMNS = (
     "kernel", "programs", "regs", "spill", "shared", "barriers", "loads", "stores", "atomics", "conv", "mufu",
-    "prologue", "pixel", "channel", "per pixel", "budget", "with prologue",
+    "prologue", "pixel", "inner", "per pixel", "budget", "with prologue",
 )  # fmt: skip
 
 
@@ -105,7 +106,8 @@ def table(kernels: list[Measured]) -> str:
 def row(measured: Measured) -> tuple[str, ...]:
     """A kernel's line: ``per pixel`` is of all its channels, and of all lanes and programs that share it.
 
-    ``budget`` is for that; what is over it has a star.
+    ``inner`` is what a channel costs in the loop over channels, or a target pixel that a gather asks; ``budget`` is for
+    ``per pixel``, and what is over it has a star.
     """
     counted = measured.count
     paths = counted.paths.values()
@@ -123,7 +125,7 @@ def row(measured: Measured) -> tuple[str, ...]:
         str(counted.barriers), kinds(counted.loads), kinds(counted.stores), kinds(counted.atomics),
         str(counted.conversions), str(counted.special),
         pair([path.prologue for path in paths]), pair([path.pixel for path in paths]),
-        pair([path.channel for path in paths]),
+        pair([path.inner for path in paths]),
         pair(per_pixel), pair(dict.fromkeys(measured.budget)) + " *" * over if measured.budget else "-",
         pair([path.per_pixel(measured.share, with_prologue=True) for path in paths]),
     )  # fmt: skip

@@ -31,28 +31,30 @@ def bytes_per_element(work: str, itemsize: int) -> int:
     return {"forward": 2 * itemsize, "d_theta": 2 * itemsize, "both": 2 * itemsize + image_gradient}[work]
 
 
-def budget(case: Case) -> tuple[float, float] | None:
-    """Instructions per output pixel, without the prologue, (unmasked, masked); None for cases that have none."""
+def budget(case: Case, work: str = "") -> tuple[float, float] | None:
+    """Instructions per output pixel, without the prologue, (unmasked, masked); None for cases that have none.
+
+    ``work`` is that of one of its paths, if it is another.
+    """
+    work = work or case.work
     channels, itemsize = case.shape[1], DTYPES[case.dtype].itemsize
     plain = (case.target, case.transform, case.mode, case.padding_mode, case.size)
-    if (
-        plain != ("sm_90", "affine", "bilinear", "zeros", "small")
-        or case.work == "d_image"
-        or itemsize > 4
-        or case.mask
-    ):
+    if plain != ("sm_90", "affine", "bilinear", "zeros", "small") or work == "d_image" or itemsize > 4 or case.mask:
         return None
-    if case.work == "forward" and case.layout == "contiguous" and (channels, itemsize) in GOALS:
+    if work == "forward" and case.layout == "contiguous" and (channels, itemsize) in GOALS:
         return GOALS[channels, itemsize]
-    memory = INSTRUCTIONS_PER_BYTE * bytes_per_element(case.work, itemsize) * channels
+    memory = INSTRUCTIONS_PER_BYTE * bytes_per_element(work, itemsize) * channels
     return memory, memory
 
 
 def over_budget(case: Case, paths: Mapping[str, Path], share: Share) -> Iterator[str]:
     """What costs more than it may, in words; not where that is known to be out of reach."""
-    allowed = budget(case)
-    if not allowed or (case.work, case.shape[1], DTYPES[case.dtype].itemsize) in BOUND_BY_INSTRUCTIONS:
-        return
-    for name, limit in zip(("unmasked", "masked"), allowed, strict=True):
-        if name in paths and (cost := paths[name].per_pixel(share, with_prologue=False)) > limit:
+    for name, path in paths.items():
+        # Where images are gathered by another kernel, one path is for those that are not.
+        work = "d_theta" if "scattered" in paths and name != "scattered" else case.work
+        allowed = budget(case, work)
+        if not allowed or (work, case.shape[1], DTYPES[case.dtype].itemsize) in BOUND_BY_INSTRUCTIONS:
+            continue
+        limit = allowed[name != "unmasked"]
+        if (cost := path.per_pixel(share, with_prologue=False)) > limit:
             yield f"costs {cost:g} instructions a pixel on the {name} path, over its budget of {limit:g}"

@@ -64,19 +64,22 @@ class StubDriver(DriverBase):
 class Launch:
     """A kernel as a launcher asked for it."""
 
+    name: str  #: of the kernel's function
     kernel: Any  #: triton's compiled kernel
     programs: int
     arguments: dict[str, Any]  #: by the kernel's own names
 
 
 @contextmanager
-def compiled_for(target: str) -> Iterator[list[Launch]]:
-    """Within, launches compile for the target and are collected instead of run."""
+def compiled_for(target: str, without: tuple[str, ...] = ()) -> Iterator[list[Launch]]:
+    """Within, launches compile for the target and are collected instead of run; not those ``without``, by name."""
     launches: list[Launch] = []
 
     def compile_only(kernel: Any, programs: int, *args: Any, options: dict[str, Any]) -> None:
+        if kernel.__name__ in without:
+            return
         compiled = kernel.warmup(*args, grid=(programs,), **options)
-        launches.append(Launch(compiled, programs, dict(zip(kernel.arg_names, args, strict=True))))
+        launches.append(Launch(kernel.__name__, compiled, programs, dict(zip(kernel.arg_names, args, strict=True))))
 
     before = driver._active  # `reset_active` would look for a GPU
     forget_plans()  # they hold the number of warps
@@ -94,8 +97,8 @@ def compiled_for(target: str) -> Iterator[list[Launch]]:
 
 def forget_plans() -> None:
     """Has every launch planned anew."""
-    plan.plan_forward.cache_clear()
-    plan.plan_backward.cache_clear()
+    for planned in (plan.plan_forward, plan.plan_gather, plan.plan_backward, plan.plan_finish):
+        planned.cache_clear()
 
 
 def disassemble(kernel: Any) -> str:

@@ -23,6 +23,7 @@ from .capture import TARGETS, Launch, compiled_for
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 LAYOUTS = ("contiguous", "channels_last", "strided")
 PASSES = ("forward", "d_theta", "d_image", "both")  #: both: gradients
+BESIDE = ("warp_gather", "warp_finish")  #: kernels that are the same whether or not theta has a gradient, too
 SIZES = ("small", "far", "long")  #: far: 64-bit offsets; long: those, and an axis that float32 cannot number
 
 
@@ -46,6 +47,7 @@ class Case:
     size: str = "small"  #: one of `SIZES`
     transforms: int | None = None  #: of every image
     mask: bool = False
+    deterministic: bool = False
     workload: Workload | None = None  #: whose warp this is
 
     @classmethod
@@ -61,7 +63,7 @@ class Case:
         parts += [self.transform, self.mode, self.padding_mode]
         parts += ["align_corners"] * self.align_corners + [self.size] * (self.size != "small")
         parts += [f"{self.transforms} transforms"] * (self.transforms is not None)
-        parts += ["mask"] * self.mask
+        parts += ["mask"] * self.mask + ["deterministic"] * self.deterministic
         parts += [self.workload.name] if self.workload else []
         return " ".join(parts)
 
@@ -71,17 +73,20 @@ class Case:
         return (self.mode, self.work) != ("nearest", "d_theta")
 
     def launches(self) -> list[Launch]:
-        """What the launcher asks for: one kernel."""
+        """What the launcher asks for: one kernel; for d_image alone all, a gather and a rounding of sums among them."""
         n = self.shape[0]
         h, w = self.workload.size if self.workload else self.shape[2:]
         transform = transform_of(self.workload) if self.workload else (TRANSFORMS | OBJECTS)[self.transform]
         many = () if self.transforms is None else (self.transforms,)
-        spec = WarpSpec(transform, self.mode, self.padding_mode, self.align_corners, (h, w), self.transforms, self.mask)
+        spec = WarpSpec(
+            transform, self.mode, self.padding_mode, self.align_corners, (h, w), self.transforms, self.mask,
+            self.deterministic,
+        )  # fmt: skip
         image = self._images(self.shape[2:])
         fill = torch.zeros(self.shape[:2]) if self.padding_mode == "fill" else None
         theta = torch.zeros(1).expand(n, *many, *transform.parameter_shape((h, w)))
         with ExitStack() as stack:
-            launches = stack.enter_context(compiled_for(self.target))
+            launches = stack.enter_context(compiled_for(self.target, BESIDE if self.work != "d_image" else ()))
             if self.size != "small":
                 stack.enter_context(mock.patch.object(plan, "_index", return_value=tl.int64))
             if self.size == "long":
@@ -126,13 +131,16 @@ def headline() -> Iterator[Case]:
         for channels in (1, 3, 16):
             yield Case(work=work, dtype=dtype, shape=(8, channels, 256, 256))
         yield Case(work=work, dtype=dtype, shape=(8, 64, 112, 112), layout="channels_last")
+    for dtype, channels in (("float32", 1), ("float32", 3), ("float32", 16), ("bfloat16", 3)):
+        yield Case(work="d_image", dtype=dtype, shape=(8, channels, 256, 256))
+    yield Case(work="d_image", dtype="bfloat16", shape=(8, 64, 112, 112), layout="channels_last")
     for channels in (1, 3, 16):
         yield Case(dtype="float16", shape=(8, channels, 256, 256))
     for layout in ("contiguous", "channels_last"):
         yield Case(shape=(32, 256, 14, 14), layout=layout)
         yield Case(shape=(4, 512, 7, 7), layout=layout)
     for transform, work, channels in itertools.product(TRANSFORMS | OBJECTS, ("forward", "both"), (1, 3)):
-        if transform != "affine":
+        if transform != "affine" and (work, channels) != ("both", 1):
             yield Case(transform=transform, work=work, shape=(8, channels, 256, 256))
 
 
@@ -146,6 +154,9 @@ def everywhere() -> Iterator[Case]:
         yield Case(target, shape=(8, 16, 256, 256), dtype="bfloat16")
         yield Case(target, shape=(8, 64, 112, 112), dtype="bfloat16", layout="channels_last")
         yield Case(target, shape=(8, 3, 256, 256), work="both")
+        yield Case(target, shape=(8, 3, 256, 256), work="d_image")
+        if target != "sm_120":
+            yield Case(target, shape=(8, 3, 256, 256), work="d_image", padding_mode="border", deterministic=True)
 
 
 def every_combination() -> Iterator[Case]:
@@ -160,6 +171,12 @@ def every_combination() -> Iterator[Case]:
             yield Case(mode=mode, padding_mode=padding_mode, work=work)
     for transform in distinct:
         yield Case(transform=transform, padding_mode="reflection")
+    for transform, mode in (("attention", "bilinear"), ("homography", "bilinear"), ("affine", "nearest")):
+        yield Case(transform=transform, mode=mode, work="d_image")
+    yield Case(mode="bicubic", work="d_image", transforms=4)
+    yield Case(mode="bicubic", work="d_image", shape=(8, 64, 112, 112), layout="channels_last")
+    yield Case(work="d_image", padding_mode="border", deterministic=True)
+    yield Case(work="both", transform="tps", deterministic=True)
     for work in ("forward", "both"):
         yield Case(work=work, mask=True)
         yield Case(work=work, mode="bicubic", shape=(8, 64, 112, 112), layout="channels_last")
@@ -178,6 +195,7 @@ FACTORS = {
     "size": SIZES,
     "transforms": (None, 4),
     "mask": (False, True),
+    "deterministic": (False, True),
 }
 
 

@@ -16,7 +16,7 @@ from stn_triton.transforms.thin_plate_spline import free_adjoint, spline_adjoint
 
 from .budget import budget, over_budget
 from .capture import Launch
-from .cases import OBJECTS, Case
+from .cases import BESIDE, OBJECTS, Case
 from .count import Count, Share, count
 
 # A perspective divides by the depth of a point, which no host could do for it; nobody divides by a size.
@@ -38,6 +38,16 @@ KNOWN = {
             "goes through shared memory in the masked loop over channels",
         },
         "64-bit offsets of float64 images in channels_last, whose sixteen reflected taps are indices: as rare",
+    ),
+    **dict.fromkeys(
+        (
+            "sm_90 both bfloat16 8x64x112x112 channels_last affine bilinear zeros",
+            "sm_120 both float64 2x8x32x14 channels_last homography bilinear fill long 4 transforms deterministic",
+        ),
+        (
+            {"has a barrier in the scattered loop", "goes through shared memory in the scattered loop over channels"},
+            "lanes take as many channels as suit theta's gradient, more than an atomic does: of images not gathered",
+        ),
     ),
     "sm_120 d_theta float32 2x8x32x14 channels_last affine bilinear reflection long": (
         {"has a barrier in the masked loop", "goes through shared memory in the masked loop over channels"},
@@ -66,16 +76,21 @@ class Measured:
         }
 
 
-def measure(case: Case) -> Measured:
-    """Compiles a case's kernel and counts it."""
-    (launch,) = case.launches()
-    counted, share = count(launch), Share.of(launch)
-    found = {*faults(launch, counted)}
-    if pinned_file().exists():  # another triton's figures are not held against budgets either
-        found |= {*over_budget(case, counted.paths, share)}
-    known, _ = KNOWN.get(case.label, (set(), ""))
-    gone = (f"no longer {fault}: to be taken out of KNOWN" for fault in known - found)
-    return Measured(case.label, launch.programs, share, counted, budget(case), (*sorted(found - known), *gone))
+def measure(case: Case) -> list[Measured]:
+    """Compiles a case's kernels and counts them."""
+    measured = []
+    for launch in case.launches():
+        counted, share = count(launch), Share.of(launch)
+        beside = launch.name in BESIDE
+        label = f"{case.label} {launch.name.removeprefix('warp_')}" if beside else case.label
+        found = {*faults(launch, counted)}
+        if pinned_file().exists() and not beside:  # another triton's figures are not held against budgets either
+            found |= {*over_budget(case, counted.paths, share)}
+        known, _ = KNOWN.get(label, (set(), ""))
+        gone = (f"no longer {fault}: to be taken out of KNOWN" for fault in known - found)
+        allowed = None if beside else budget(case)
+        measured.append(Measured(label, launch.programs, share, counted, allowed, (*sorted(found - known), *gone)))
+    return measured
 
 
 # In Triton's own IR, since machine code divides integers by way of floats.
@@ -85,20 +100,43 @@ DIVISION = r"arith\.divf|precise_divf"
 
 def faults(launch: Launch, counted: Count) -> Iterator[str]:
     """What is wrong with a kernel whatever its figures were, in words."""
-    if re.search(CONVERSION, launch.kernel.asm["ttir"]):
+    arguments, code = launch.arguments, launch.kernel.asm["ttir"]
+    meant = arguments.get("EXACT") and launch.name == "warp_backward"  # whole numbers, of what is finite
+    if re.search(CONVERSION, code) and not meant:
         yield "converts a float to an integer on the device"
-    divisions = len(re.findall(DIVISION, launch.kernel.asm["ttir"])) / launch.arguments["UNROLL"]
-    if divisions > PERSPECTIVE_DIVISIONS.get(launch.arguments["SOURCE"], 0):
-        yield f"divides {divisions:g} times a pixel on the device"
+    if launch.kernel.metadata.enable_fp_fusion:
+        yield "fuses products and sums as the compiler likes: coordinates differ from kernel to kernel"
     if counted.spilled:
         yield f"spills {counted.spilled} bytes"
     if counted.fences:
         yield "fences memory"
     if any("CAS" in kind or "cmpswap" in kind for kind in counted.atomics):
         yield "compares and swaps"
-    if "out" in launch.arguments and counted.barriers:
+    if launch.name == "warp_finish":
+        return
+    if launch.name == "warp_gather":
+        if counted.atomics:
+            yield "has atomics in a gather"
+        if counted.barriers:
+            yield "has a barrier in a gather"
+    else:
+        yield from _faults_of_a_warp(launch, counted)
+    if arguments["VECTOR"] > 1:
+        vector = 8 * arguments["VECTOR"] * arguments["image" if "image" in arguments else "d_out"].element_size()
+        if not any(int(bits) >= vector for bits in counted.loads):
+            yield f"reads no {vector} bits at once"
+
+
+def _faults_of_a_warp(launch: Launch, counted: Count) -> Iterator[str]:
+    """Of the kernels whose programs own target pixels."""
+    arguments = launch.arguments
+    masked = 1 + bool(arguments.get("GATHERED") and arguments["NEEDS_THETA"])  # loops, if none is unmasked
+    divisions = len(re.findall(DIVISION, launch.kernel.asm["ttir"])) / (arguments["UNROLL"] * masked)
+    if divisions > PERSPECTIVE_DIVISIONS.get(arguments["SOURCE"], 0):
+        yield f"divides {divisions:g} times a pixel on the device"
+    if "out" in arguments and counted.barriers:
         yield "has a barrier in a forward kernel"
-    adds_up_lanes = launch.arguments.get("ADJOINT") in ADDING_UP_LANES and launch.arguments["NEEDS_THETA"]
+    adds_up_lanes = arguments.get("ADJOINT") in ADDING_UP_LANES and arguments["NEEDS_THETA"]
     for name, path in counted.paths.items():
         if adds_up_lanes:
             continue
@@ -106,11 +144,11 @@ def faults(launch: Launch, counted: Count) -> Iterator[str]:
             yield f"has a barrier in the {name} loop"
         if path.shared:
             yield f"goes through shared memory in the {name} loop over channels"
-    if len(counted.paths) != 1 + launch.arguments["MONOTONE"]:
+    loops = 1 + arguments["MONOTONE"]
+    if arguments.get("GATHERED"):
+        loops = 1 + loops * arguments["NEEDS_THETA"]
+    if len(counted.paths) != loops:
         yield f"has {len(counted.paths)} loops over tiles: {', '.join(counted.paths) or 'none'}"
-    vector = 8 * launch.arguments["VECTOR"] * launch.arguments["image"].element_size()
-    if launch.arguments["VECTOR"] > 1 and not any(int(bits) >= vector for bits in counted.loads):
-        yield f"reads no {vector} bits at once"
 
 
 def worse(now: Any, before: Any, name: str = "") -> Iterator[str]:

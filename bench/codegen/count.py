@@ -23,10 +23,37 @@ class Path:
     barriers: int  #: in the loops
     shared: int  #: loads from and stores to shared memory in the loop over channels
 
+    @property
+    def inner(self) -> float:
+        """Per trip of the innermost loop."""
+        return self.channel
+
     def per_pixel(self, share: Share, with_prologue: bool) -> float:
         """Of all lanes and all programs that share an output pixel."""
         once = self.pixel + (self.prologue / share.tiles if with_prologue else 0)
         return once * share.lanes * share.channel_blocks + self.channel * share.channels
+
+
+@dataclass(frozen=True)
+class GatherPath:
+    """The same of a gather's loop over tiles of the image."""
+
+    prologue: int  #: once per program
+    pixel: float  #: per pixel of the image and trip of the loop over channels, without the loop over target pixels
+    candidate: float  #: per target pixel that is asked, of all channels that are written out
+    candidates: int  #: target pixels that are asked at scale 1
+    barriers: int
+    shared: int
+
+    @property
+    def inner(self) -> float:
+        """Per trip of the innermost loop."""
+        return self.candidate
+
+    def per_pixel(self, share: Share, with_prologue: bool) -> float:
+        """At scale 1, of all lanes and all programs that share a pixel of the image."""
+        once = (self.pixel + self.candidate * self.candidates) * share.trips
+        return (once + (self.prologue / share.tiles if with_prologue else 0)) * share.lanes * share.channel_blocks
 
 
 @dataclass(frozen=True)
@@ -37,13 +64,18 @@ class Share:
     channel_blocks: int = 1  #: programs that take channels of the same pixels
     lanes: int = 1  #: of a program, that take channels of the same pixel
     tiles: int = 1  #: that a program walks down, each lane with one pixel of it
+    trips: int = 1  #: of a program's loop over channels
 
     @classmethod
     def of(cls, launch: Launch) -> Share:
         """The share of one of the package's own launches."""
         arguments = launch.arguments
+        if launch.name == "warp_finish":
+            return cls(arguments["C"])
         lanes = arguments["BLOCK_C"] // arguments["VECTOR"]
-        return cls(arguments["C"], arguments["channel_blocks"], lanes, arguments["steps"] * arguments["UNROLL"])
+        trips = arguments["channels"] // (arguments["BLOCK_C"] * arguments["CHANNELS"])
+        tiles = arguments["steps"] * arguments["UNROLL"]
+        return cls(arguments["C"], arguments["channel_blocks"], lanes, tiles, trips)
 
 
 @dataclass(frozen=True)
@@ -61,7 +93,8 @@ class Count:
     fences: int = 0
     conversions: int = 0  #: between types by the slow unit; packing to half types is not among them
     special: int = 0  #: reciprocals, roots, logarithms
-    paths: dict[str, Path] = field(default_factory=dict)  #: "unmasked" and "masked", or "masked" alone
+    #: "unmasked" and "masked", or "masked" alone, and "scattered" beside them; "gathered"
+    paths: dict[str, Path | GatherPath] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -119,11 +152,19 @@ GCN = Dialect(
 def count(launch: Launch) -> Count:
     """Everything about the kernel of one of the package's own launches."""
     arguments = launch.arguments
+    if launch.name == "warp_finish":
+        return count_kernel(launch.kernel, None)
+    if launch.name == "warp_gather":
+        columns, wide = arguments["COLUMNS"], int(2 * arguments["RADIUS"]) + 1
+        box = wide * -(-wide // columns) * columns
+        written, bits = arguments["CHANNELS"] * arguments["VECTOR"], arguments["d_out"].element_size() * 8
+        return count_kernel(launch.kernel, Gather(columns, box, written, bits))
     loads = 0
     if "d_out" in arguments:  # itself, and the image at its taps
         loads = 1 + arguments["NEEDS_THETA"] * {"nearest": 1, "bilinear": 4, "bicubic": 16}[arguments["TAPS"].__name__]
     written = arguments["CHANNELS"] + arguments["MASK"]
-    work = Work(arguments["UNROLL"], written, loads, arguments["image"].element_size() * 8)
+    bits = arguments["image"].element_size() * 8
+    work = Work(arguments["UNROLL"], written, loads, bits, arguments.get("GATHERED", False))
     return count_kernel(launch.kernel, work)
 
 
@@ -135,9 +176,20 @@ class Work:
     channels: int = 1  #: written out, of each of them, the mask included
     loads: int = 0  #: per element of a backward kernel; 0: elements are counted by the forward kernel's stores
     bits: int = 32  #: of an element
+    gathered: bool = False  #: a loop of its own is for the images that are scattered
 
 
-def count_kernel(kernel: Any, work: Work) -> Count:
+@dataclass(frozen=True)
+class Gather:
+    """What a gather's source says of its innermost loop, a trip of which asks a row of ``columns`` target pixels."""
+
+    columns: int
+    box: int  #: target pixels that are asked at scale 1
+    channels: int  #: of a lane, written out
+    bits: int  #: of an element
+
+
+def count_kernel(kernel: Any, work: Work | Gather | None) -> Count:
     """Everything about a compiled kernel of triton's."""
     dialect = SASS if "cubin" in kernel.asm else GCN
     code = dialect.parse(disassemble(kernel))
@@ -160,7 +212,39 @@ def count_kernel(kernel: Any, work: Work) -> Count:
         fences=len(matching(dialect.fence)),
         conversions=len(matching(dialect.conversion)),
         special=len(matching(dialect.special)),
-        paths=paths(control_flow(code), dialect, work),
+        paths=_paths(control_flow(code), dialect, work),
+    )
+
+
+def _paths(root: Region, dialect: Dialect, work: Work | Gather | None) -> dict[str, Path | GatherPath]:
+    if isinstance(work, Gather):
+        return {"gathered": gather_path(root, dialect, work)}
+    return {**paths(root, dialect, work)} if work else {}
+
+
+def gather_path(root: Region, dialect: Dialect, work: Gather) -> GatherPath:
+    """The loop over tiles that reads most in its innermost loop: the others clear what is left to the scatter."""
+
+    def elements(loop: Region) -> float:
+        loads = [i for i in loop.path() if re.match(dialect.load, i.opcode)]
+        return sum(max(dialect.width(i.opcode), work.bits) for i in loads) / work.bits
+
+    innermost = max((loop for loop in root.nested() if not loop.loops), key=elements)
+    outer, own = root, []
+    ways = []
+    while outer is not innermost:
+        outer, before = next(loop for loop in outer.loops if innermost.entry in loop.blocks), outer
+        ways.append(before.path(outer))
+    prologue, *own = ways
+    rows = elements(innermost) / (work.columns * work.channels)
+    trip = [*(i for way in own for i in way), *innermost.path()]
+    return GatherPath(
+        prologue=len(prologue),
+        pixel=sum(map(len, own)),
+        candidate=len(innermost.path()) / (rows * work.columns),
+        candidates=work.box,
+        barriers=sum(bool(re.match(dialect.barrier, i.opcode)) for i in trip),
+        shared=sum(bool(re.match(dialect.shared, i.opcode)) for i in trip),
     )
 
 
@@ -179,6 +263,7 @@ def paths(root: Region, dialect: Dialect, work: Work) -> dict[str, Path]:
         return bits / work.bits / (work.loads or 1)
 
     found: list[tuple[int, Path]] = []
+    scattered: dict[str, Path] = {}
     for tiles in (loop for loop in root.loops if _moves_memory(loop, dialect)):
         inner = [loop for loop in tiles.loops if elements(loop.path())]
         # Of the copies of a loop that the compiler made, the one that does most at a time; the rest are its ends.
@@ -195,10 +280,15 @@ def paths(root: Region, dialect: Dialect, work: Work) -> dict[str, Path]:
             barriers=sum(bool(re.match(dialect.barrier, i.opcode)) for i in trip),
             shared=sum(bool(re.match(dialect.shared, i.opcode)) for i in (body or own)),
         )
-        found.append((_certain_loads(tiles, dialect), path))
+        if work.gathered and any(
+            re.match(dialect.atomic, i.opcode) for block in tiles.blocks for i in block.instructions
+        ):
+            scattered["scattered"] = path
+        else:
+            found.append((_certain_loads(tiles, dialect), path))
     found.sort(key=lambda each: (-each[0], each[1].pixel + each[1].channel))
     names = ("unmasked", "masked")[2 - len(found) :] if len(found) <= 2 else map("loop {}".format, range(len(found)))
-    return dict(zip(names, (path for _, path in found), strict=True))
+    return {**dict(zip(names, (path for _, path in found), strict=True)), **scattered}
 
 
 def _certain_loads(tiles: Region, dialect: Dialect) -> int:

@@ -69,7 +69,7 @@ def offset_of(row, column, channel, strides):
 @jit
 def plane_of(tensor, n, stride_n, channel, stride_c, VECTOR: constexpr):
     """Where a sample's channel begins, in 64 bits; with VECTOR at a multiple of as many elements."""
-    plane = tensor + n.to(tl.int64) * stride_n + channel.to(tl.int64) * stride_c
+    plane = tensor + (n.to(tl.int64) * stride_n + channel.to(tl.int64) * stride_c)
     SIZE: constexpr = tensor.dtype.element_ty.primitive_bitwidth // 8
     return tl.multiple_of(plane, VECTOR * SIZE) if VECTOR > 1 else plane
 

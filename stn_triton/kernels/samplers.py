@@ -5,6 +5,9 @@ from; for each tap ``(step, weight, d_weight, inside)``, the pixel first + step,
 whether there is such a pixel; then the slope of the padding rule, by which derivatives are multiplied, and whether t is
 a number. Where a tile lies wholly inside the image (``not MASKED``) there is no padding, and nothing is tested.
 
+The other way round, ``share`` functions map coordinates t and one pixel to ``(weight, reached)``: k(t - pixel), and a
+number >= 0 if the pixel is a tap of t, be its weight 0. No tap lies farther than a sampler's radius from t.
+
 `taps_of` forms the products: ``(down, right, weight, weight_dx, weight_dy, inside)``, the pixel (i + down, j + right).
 They are computed once per pixel; `read`, `multiply` and `scatter` then visit them for every channel.
 """
@@ -37,6 +40,13 @@ def nearest(t, n, axis, PAD: constexpr, ALIGN_CORNERS: constexpr, MASKED: conste
 
 
 @jit
+def nearest_share(t, pixel):
+    """1 to the pixel that `nearest` rounds to; a constant."""
+    rounded, _ = round_half_even(t)
+    return tl.full(t.shape, 1.0, t.dtype), -tl.abs(rounded - pixel)
+
+
+@jit
 def bilinear(t, n, axis, PAD: constexpr, ALIGN_CORNERS: constexpr, MASKED: constexpr):
     """Eq. 5 of the paper. At an integer coordinate the derivative is U[j+1] - U[j], as in PyTorch."""
     slope, known, in_low, in_high = 1.0, True, True, True
@@ -47,6 +57,25 @@ def bilinear(t, n, axis, PAD: constexpr, ALIGN_CORNERS: constexpr, MASKED: const
     if MASKED:
         in_low, in_high = inside_axis(j, n), inside_axis(j + 1, n)
     return j, ((0, 1 - high, -1.0, in_low), (1, high, 1.0, in_high)), slope, known
+
+
+@jit
+def bilinear_share(t, pixel):
+    """1 - |t - pixel|; a pixel at distance 1 to the left of t counts as a tap, too."""
+    weight = 1 - tl.abs(t - pixel)
+    return weight, weight
+
+
+@jit
+def cubic_near(s):
+    """The cubic kernel at a distance s from 0 to 1."""
+    return tl.fma(tl.fma(s, 1.25, -2.25), s * s, 1.0)
+
+
+@jit
+def cubic_far(s, r):
+    """The cubic kernel at a distance from 1 to 2, which is 1 + s = 2 - r."""
+    return -0.75 * s * r * r
 
 
 @jit
@@ -64,10 +93,7 @@ def bicubic(t, n, axis, PAD: constexpr, ALIGN_CORNERS: constexpr, MASKED: conste
     below, j = floor(t)
     s = t - below
     r = 1 - s
-    weights = (
-        -0.75 * s * r * r, tl.fma(tl.fma(s, 1.25, -2.25), s * s, 1.0),
-        tl.fma(tl.fma(r, 1.25, -2.25), r * r, 1.0), -0.75 * r * s * s,
-    )  # fmt: skip
+    weights = (cubic_far(s, r), cubic_near(s), cubic_near(r), cubic_far(r, s))
     slopes = (
         -0.75 * r * tl.fma(s, -3.0, 1.0), tl.fma(s, 3.75, -4.5) * s,
         tl.fma(r, -3.75, 4.5) * r, -0.75 * s * tl.fma(s, -3.0, 2.0),
@@ -83,6 +109,14 @@ def bicubic(t, n, axis, PAD: constexpr, ALIGN_CORNERS: constexpr, MASKED: conste
         for k in tl.static_range(4):
             taps += ((k, weights[k], slopes[k], inside_axis(j + (k - 1), n) if MASKED else True),)
         return j - 1, taps, slope, known
+
+
+@jit
+def bicubic_share(t, pixel):
+    """The cubic kernel, 0 from a distance of 2 on."""
+    reached = 2 - tl.abs(t - pixel)
+    rest = tl.where(reached > 0, reached, 0.0)
+    return tl.where(rest > 1, cubic_near(2 - rest), cubic_far(1 - rest, rest)), reached
 
 
 @jit

@@ -25,6 +25,7 @@ a colour where it is missing; MASK stores it beside the output.
 from __future__ import annotations
 
 from .coordinates import axis_frame, centre_of, largest, smallest
+from .fixed_point import scales_of, scatter_exactly
 from .language import constexpr, float64, int64, jit, tl
 from .programs import offset_of, own_block, pixels, plane_of, read_by, typed_strides
 from .samplers import coverage_of, multiply, read, scatter, slope, sums_of, taps_of, zeros_of
@@ -97,9 +98,24 @@ def pull(d_cover, d_value, colour):
     return tl.fma(-d_value, tl.where(tl.abs(colour) < float("inf"), colour, 0.0), d_cover)
 
 
+@jit
+def add_to_image(d_plane, origin, taps, stride_h, stride_w, d_value, channel, fixed, EXACT: constexpr, ACC: constexpr):
+    """Adds what a tile passes on to the image gradient, of one channel; in floats, or EXACT in whole numbers.
+
+    ``fixed`` is (largest |d_out| by channel, how far rests lie from wholes, bits), as in `fixed_point`.
+    """
+    if EXACT:
+        peaks, rests, bits = fixed
+        scales = scales_of(tl.load(peaks + channel), bits, ACC)
+        scatter_exactly(d_plane, rests, origin, taps, stride_h, stride_w, d_value, scales)
+    else:
+        scatter(d_plane, origin, taps, stride_h, stride_w, d_value)
+
+
 # The arguments of both kernels that are values at run time: one compiled kernel serves all sizes and alignments.
 RUN_TIME = (
-    "image", "theta", "out", "fill", "mask", "d_out", "d_mask", "d_image", "d_theta",
+    "image", "theta", "out", "fill", "mask", "d_out", "d_mask", "d_theta",
+    "d_image", "peaks", "rests", "bits", "scattered",
     "C", "H", "W", "h", "w", "channels", "steps",
     "column_blocks", "columns_multiplier", "columns_shift",
     "row_blocks", "rows_multiplier", "rows_shift",
@@ -245,10 +261,10 @@ def warp_forward(
 
 @jit
 def backward_tiles(
-    d_out, d_out_strides, image, image_strides, d_image, d_image_strides, outside, partial, d_theta,
+    d_out, d_out_strides, image, image_strides, d_image, d_image_strides, fixed, outside, partial, d_theta,
     state, part, row, column, channels, steps, sizes, axes,
     SOURCE: constexpr, ADJOINT: constexpr, PAD: constexpr, TAPS: constexpr, ALIGN_CORNERS: constexpr, FILL: constexpr,
-    MASK: constexpr, ACC: constexpr, NEEDS_IMAGE: constexpr, NEEDS_THETA: constexpr,
+    MASK: constexpr, ACC: constexpr, NEEDS_IMAGE: constexpr, EXACT: constexpr, NEEDS_THETA: constexpr,
     TILE_H: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr, LOOP: constexpr, UNROLL: constexpr, MASKED: constexpr,
 ):  # fmt: skip
     """`warp_backward` from the first tile, whose pixels are (row, column), to the last; returns what STORE takes.
@@ -287,7 +303,10 @@ def backward_tiles(
                 for c in tl.static_range(CHANNELS):
                     d_value = tl.load(target + c * d_out_c, mask=differentiable, other=0.0).to(ACC)
                     if NEEDS_IMAGE:
-                        scatter(d_image + c * d_image_c, d_origin, taps, d_image_h, d_image_w, d_value)
+                        plane = d_image + c * d_image_c
+                        add_to_image(
+                            plane, d_origin, taps, d_image_h, d_image_w, d_value, channel + c, fixed, EXACT, ACC
+                        )
                     if NEEDS_THETA:
                         plane = image + c * image_c
                         sums, loaded = multiply(
@@ -302,7 +321,10 @@ def backward_tiles(
                         d_value = tl.load(plane, mask=differentiable, other=0.0).to(ACC)
                         if NEEDS_IMAGE:
                             at = d_origin + c * (BLOCK_C * d_image_c)
-                            scatter(d_image, at, taps, d_image_h, d_image_w, d_value)
+                            of_channel = channel + (block + c * BLOCK_C)
+                            add_to_image(
+                                d_image, at, taps, d_image_h, d_image_w, d_value, of_channel, fixed, EXACT, ACC
+                            )
                         if NEEDS_THETA:
                             at = origin + c * (BLOCK_C * image_c)
                             sums, loaded = multiply(
@@ -333,7 +355,7 @@ def backward_tiles(
 
 @jit(do_not_specialize=RUN_TIME)
 def warp_backward(
-    d_out, image, theta, d_image, d_theta,
+    d_out, image, theta, d_image, peaks, rests: int64, bits, scattered, d_theta,
     C, H, W, h, w, channels, steps,
     column_blocks, columns_multiplier: int64, columns_shift,
     row_blocks, rows_multiplier: int64, rows_shift,
@@ -349,16 +371,18 @@ def warp_backward(
     LOAD: constexpr, SOURCE: constexpr, MONOTONE: constexpr, START: constexpr, ADJOINT: constexpr, STORE: constexpr,
     PAD: constexpr, TAPS: constexpr, REACH: constexpr, ALIGN_CORNERS: constexpr, FILL: constexpr, MASK: constexpr,
     MANY: constexpr, ACC: constexpr, INDEX: constexpr, UNIT: constexpr, VECTOR: constexpr,
-    NEEDS_IMAGE: constexpr, NEEDS_THETA: constexpr,
+    NEEDS_IMAGE: constexpr, EXACT: constexpr, GATHERED: constexpr, NEEDS_THETA: constexpr,
     TILE_H: constexpr, TILE_W: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr, LOOP: constexpr, UNROLL: constexpr,
 ):  # fmt: skip
     """Eqs. 6 and 7: adds d_out to the pixels it was read from, and stores this program's part of d_theta.
 
     One program owns ``channels`` channels of one sample (not LOOP: CHANNELS, which are all of them) and
     ``steps * UNROLL`` tiles of TILE_H x TILE_W target pixels below each other. The image gradient is added to by
-    atomics; the parameter gradient goes to a place of the program's own, which the host sums, so that it is the same on
-    every run. A gradient that is not needed costs nothing: its tensors are neither read nor written. ``out_stride_*``
-    are d_out's. FILL and MASK are as in `warp_forward`: theta moves the coverage, too.
+    atomics, EXACT by those of whole numbers, as in `fixed_point`; the parameter gradient goes to a place of the
+    program's own, which the host sums, so that it is the same on every run. A gradient that is not needed costs
+    nothing: its tensors are neither read nor written. ``out_stride_*`` are d_out's. FILL and MASK are as in
+    `warp_forward`: theta moves the coverage, too. GATHERED: `gather.warp_gather` has made the gradient of all images
+    but those that ``scattered`` tells.
 
     Launch grid: (samples * channel_blocks * row_blocks * column_blocks,).
     """
@@ -383,6 +407,7 @@ def warp_backward(
     image = plane_of(image, n, image_stride_n, first_channel, image_stride_c, VECTOR)
     d_image = plane_of(d_image, n, d_image_stride_n, first_channel, d_image_stride_c, VECTOR)
     d_out = plane_of(d_out, sample, out_stride_n, first_channel, out_stride_c, VECTOR)
+    fixed = (peaks + (n.to(tl.int64) * C + first_channel), rests, bits)
     outside = outside_of(fill, n, fill_stride_n, first_channel, fill_stride_c, d_mask, sample, h, w, channel_block)
     channels = tl.minimum(channels, C - first_channel)
     part = sample.to(tl.int64) * channel_blocks + channel_block
@@ -390,22 +415,35 @@ def warp_backward(
     first_row, first_column = row_block * rows, column_block * TILE_W
     row, column = pixels(first_row, first_column, TILE_H, TILE_W)
     partial = START(state, d_theta, part, first_row, rows, column, sizes, ACC)
+    scatters = False
+    if GATHERED:
+        scatters = tl.load(scattered + n) != 0
     inside = False
     if MONOTONE:
         inside = lies_inside(state, first_row, first_column, rows, TILE_W, sizes, axes, SOURCE, REACH, ACC)
-    if inside:
+    if scatters:
         partial = backward_tiles(
-            d_out, d_out_strides, image, image_strides, d_image, d_image_strides, outside, partial, d_theta,
+            d_out, d_out_strides, image, image_strides, d_image, d_image_strides, fixed, outside, partial, d_theta,
             state, part, row, column, channels, steps, sizes, axes,
-            SOURCE, ADJOINT, PAD, TAPS, ALIGN_CORNERS, FILL, MASK, ACC, NEEDS_IMAGE, NEEDS_THETA,
-            TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL, MASKED=False,
-        )  # fmt: skip
-    else:
-        partial = backward_tiles(
-            d_out, d_out_strides, image, image_strides, d_image, d_image_strides, outside, partial, d_theta,
-            state, part, row, column, channels, steps, sizes, axes,
-            SOURCE, ADJOINT, PAD, TAPS, ALIGN_CORNERS, FILL, MASK, ACC, NEEDS_IMAGE, NEEDS_THETA,
+            SOURCE, ADJOINT, PAD, TAPS, ALIGN_CORNERS, FILL, MASK, ACC, NEEDS_IMAGE, EXACT, NEEDS_THETA,
             TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL, MASKED=True,
         )  # fmt: skip
+    elif NEEDS_THETA or not GATHERED:
+        if inside:
+            partial = backward_tiles(
+                d_out, d_out_strides, image, image_strides, d_image, d_image_strides, fixed, outside, partial, d_theta,
+                state, part, row, column, channels, steps, sizes, axes,
+                SOURCE, ADJOINT, PAD, TAPS, ALIGN_CORNERS, FILL, MASK, ACC, NEEDS_IMAGE and not GATHERED, EXACT,
+                NEEDS_THETA,
+                TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL, MASKED=False,
+            )  # fmt: skip
+        else:
+            partial = backward_tiles(
+                d_out, d_out_strides, image, image_strides, d_image, d_image_strides, fixed, outside, partial, d_theta,
+                state, part, row, column, channels, steps, sizes, axes,
+                SOURCE, ADJOINT, PAD, TAPS, ALIGN_CORNERS, FILL, MASK, ACC, NEEDS_IMAGE and not GATHERED, EXACT,
+                NEEDS_THETA,
+                TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL, MASKED=True,
+            )  # fmt: skip
     if NEEDS_THETA:
         STORE(partial, state, d_theta, column.to(ACC) - centre_of(w, ACC), axes)

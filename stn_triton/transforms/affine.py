@@ -6,6 +6,7 @@ import torch
 
 from ..kernels.coordinates import finite
 from ..kernels.language import constexpr, jit, tl
+from ..kernels.preimage import LARGEST, determinant, pixels_in, slack_of
 from ..torch_sampler import is_bounded
 from .base import Transform
 from .homogeneous import bounded_forms_over_grid, forms_at, forms_over_grid
@@ -46,6 +47,43 @@ def affine_source(state, row, column, live, x, y, axes):
     u = tl.fma(a, x, tl.fma(b, y, c))
     v = tl.fma(e, y, tl.fma(d, x, f))
     return u, v, finite(live, u, v)
+
+
+@jit
+def affine_inverse(state, sizes, axes, RADIUS: constexpr, ACC: constexpr):
+    """The inverse (x, y) = [[a, b], [d, e]]^-1 (j - c, i - f), and half the extents of every box, the same for all."""
+    a, b, c, d, e, f = state
+    h, w, H, W = sizes[0].to(ACC), sizes[1].to(ACC), sizes[2].to(ACC), sizes[3].to(ACC)
+    slack = slack_of(ACC)
+    det = determinant(a, b, d, e)
+    regular = tl.abs(det) * LARGEST * LARGEST > 1
+    det = tl.where(regular, det, 1.0)
+    x_by_u, x_by_v, y_by_u, y_by_v = e / det, -b / det, -d / det, a / det
+    terms_u = tl.abs(a) * w + tl.abs(b) * h + tl.abs(c) + W
+    terms_v = tl.abs(d) * w + tl.abs(e) * h + tl.abs(f) + H
+    reach_u, reach_v = tl.fma(terms_u, slack, RADIUS), tl.fma(terms_v, slack, RADIUS)
+    half_x = tl.abs(x_by_u) * reach_u + tl.abs(x_by_v) * reach_v + w * slack
+    half_y = tl.abs(y_by_u) * reach_u + tl.abs(y_by_v) * reach_v + h * slack
+    regular = regular & (terms_u < LARGEST) & (terms_v < LARGEST) & (half_x < LARGEST) & (half_y < LARGEST)
+    candidates = pixels_in(2 * half_x, w, ACC) * pixels_in(2 * half_y, h, ACC)
+    candidates = tl.where(regular, candidates, float("inf"))
+    return (x_by_u, x_by_v, y_by_u, y_by_v, c, f, half_x, half_y), candidates
+
+
+@jit
+def affine_box(numbers, column, row):
+    """About the pixel's own preimage."""
+    x_by_u, x_by_v, y_by_u, y_by_v, c, f, half_x, half_y = numbers
+    u, v = column - c, row - f
+    x, y = tl.fma(x_by_u, u, x_by_v * v), tl.fma(y_by_u, u, y_by_v * v)
+    return x - half_x, x + half_x, y - half_y, y + half_y
+
+
+@jit
+def affine_extent(numbers, first_column, last_column, first_row, last_row):
+    """The same for all."""
+    _, _, _, _, _, _, half_x, half_y = numbers
+    return 2 * half_x, 2 * half_y
 
 
 @jit
@@ -92,6 +130,7 @@ class Affine(Transform):
     name = "affine"
     layout = "(N, 2, 3)"
     load, source, monotone = affine_load, affine_source, True
+    inverse, box, extent = affine_inverse, affine_box, affine_extent
     start, adjoint, store = affine_start, affine_adjoint, affine_store
 
     def parameter_shape(self, size):
@@ -113,4 +152,4 @@ class Affine(Transform):
         return (batch, blocks.per_sample, 6)
 
     def sum_partials(self, partials):
-        return partials.sum(1).unflatten(1, (2, 3))
+        return partials.sum(1, dtype=torch.float64).unflatten(1, (2, 3))

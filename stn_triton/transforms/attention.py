@@ -6,6 +6,7 @@ import torch
 
 from ..kernels.coordinates import finite
 from ..kernels.language import constexpr, jit, tl
+from .affine import affine_box, affine_extent, affine_inverse
 from .base import Transform, target_axis
 
 # --- device: each axis a map of its own, a k + b of the pixels counted from the centre --------------------------
@@ -30,6 +31,14 @@ def attention_source(state, row, column, live, x, y, axes):
     scale_x, shift_x, scale_y, shift_y = state
     u, v = tl.fma(scale_x, x, shift_x), tl.fma(scale_y, y, shift_y)
     return u, v, finite(live, u, v)
+
+
+@jit
+def attention_inverse(state, sizes, axes, RADIUS: constexpr, ACC: constexpr):
+    """That of the affine map it is."""
+    scale_x, shift_x, scale_y, shift_y = state
+    zero = tl.zeros([], ACC)
+    return affine_inverse((scale_x, zero, shift_x, zero, scale_y, shift_y), sizes, axes, RADIUS, ACC)
 
 
 @jit
@@ -68,6 +77,7 @@ class Attention(Transform):
     name = "attention"
     layout = "(N, 3)"
     load, source, monotone = attention_load, attention_source, True
+    inverse, box, extent = attention_inverse, affine_box, affine_extent
     start, adjoint, store = attention_start, attention_adjoint, attention_store
 
     def parameter_shape(self, size):
@@ -89,4 +99,4 @@ class Attention(Transform):
         return (batch, blocks.per_sample, 3)
 
     def sum_partials(self, partials):
-        return partials.sum(1)
+        return partials.sum(1, dtype=torch.float64)

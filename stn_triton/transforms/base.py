@@ -34,6 +34,7 @@ class Transform(ABC):
       `kernels.coordinates.axis_frame` gives them;
     - ``source(state, row, column, live, x, y, axes) -> (u, v, seen)``: source pixels of the target pixels at
       (x, y) from the centre, and which of the live ones read anything. For tiles, and for single points;
+    - ``inverse``, ``box`` and ``extent`` of a transform that has an inverse: see `kernels.preimage`;
     - ``start(state, d_theta, part, row, rows, column, sizes, ACC) -> partial``: where the sums of a program's gradient
       begin, whose lanes have these columns, and whose pixels these ``rows`` from ``row`` on;
     - ``adjoint(partial, state, d_theta, part, row, column, live, x, y, sizes, d_u, d_v, axes) -> partial``: adds a
@@ -55,6 +56,11 @@ class Transform(ABC):
     #: A promise that switches bounds checks off. ``source`` uses x and y alone, not row, column or live, and its u and
     #: v are monotone in x and in y, every rounding included: between points inside the image lie none outside.
     monotone: ClassVar[bool] = False
+    #: With these the image's gradient is gathered, where a theta has an inverse. Then ``source`` uses x and y alone,
+    #: and of a point that reads nothing u or v is not finite.
+    inverse: ClassVar[Any] = None
+    box: ClassVar[Any] = None
+    extent: ClassVar[Any] = None
     start: ClassVar[Any]
     #: ``adjoint`` writes to the buffer that ``store`` completes, which then begins as zeros.
     partials_begin_as_zeros: ClassVar[bool] = False
@@ -201,7 +207,7 @@ class Transform(ABC):
 
     @abstractmethod
     def sum_partials(self, partials: Tensor) -> Tensor:
-        """The parameter gradient (batch, ...) from that buffer, the same on every run."""
+        """The parameter gradient (batch, ...) from that buffer, the same on every run: sums are float64."""
 
     def settings(self) -> tuple[Any, ...] | None:
         """What tells objects of a class apart: equal ones share the plans of their launches. None: no two are equal.

@@ -263,7 +263,7 @@ class BasisExpansion(Expansion):
         return (batch, blocks.per_sample, 2, self.count)
 
     def sum_partials(self, partials):
-        return partials.sum(1)
+        return partials.sum(1, dtype=torch.float64)
 
 
 def _checked_basis(basis: Any) -> Any:

@@ -241,7 +241,8 @@ class PiecewiseAffine(PointTransform):
         return (batch, blocks.channel_blocks[0], gh, at_a_vertex, gw - 1, in_a_cell, 2, 2)
 
     def sum_partials(self, partials):
-        left, right = partials.sum((1, 3, 5)).unbind(3)  # (N, gh, gw - 1, 2), of the vertices beside each cell
+        by_side = partials.sum((1, 3, 5), dtype=torch.float64)
+        left, right = by_side.unbind(3)  # (N, gh, gw - 1, 2), of the vertices beside each cell
         return F.pad(left, (0, 0, 0, 1)) + F.pad(right, (0, 0, 1, 0))
 
     def _vertices(self, theta: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ..kernels.coordinates import finite
+from ..kernels.coordinates import finite, largest, smallest
 from ..kernels.language import constexpr, jit, tl
+from ..kernels.preimage import LARGEST, determinant, pixels_in, slack_of
 from ..torch_sampler import bound, is_bounded
 from .base import Transform
 from .homogeneous import LONGEST_BASES, forms_at, forms_over_grid, planar_bases
@@ -71,16 +72,16 @@ def projective_load(theta, strides, sizes, axes, ACC: constexpr, INDEX: constexp
 
 @jit
 def project(state, x, y):
-    """(p / r, q / r, 1 / r, whether in front of the camera): the quotients in pixels from the image's centre."""
+    """(p / r, q / r, 1 / r), NaN behind the camera; the quotients in pixels from the image's centre."""
     a, b, c, d, e, f, g, h, i, _, horizon = state
     p = tl.fma(a, x, tl.fma(b, y, c))
     q = tl.fma(d, x, tl.fma(e, y, f))
     r = tl.fma(g, x, tl.fma(h, y, i))
     front = r > horizon
-    r = tl.where(front, r, 1.0)
-    inverse = 1.0 / r
+    inverse = 1.0 / tl.where(front, r, 1.0)
     inverse = tl.fma(inverse, tl.fma(-r, inverse, 1.0), inverse)  # GPUs approximate it; of 1 it must be 1
-    return p * inverse, q * inverse, inverse, front
+    inverse = tl.where(front, inverse, float("nan"))
+    return p * inverse, q * inverse, inverse
 
 
 @jit
@@ -89,9 +90,97 @@ def projective_source(state, row, column, live, x, y, axes):
     axis_x, axis_y = axes
     _, centre_x, _, _, _, _ = axis_x
     _, centre_y, _, _, _, _ = axis_y
-    u, v, _, front = project(state, x, y)
+    u, v, _ = project(state, x, y)
     u, v = u + centre_x, v + centre_y
-    return u, v, finite(live & front, u, v)
+    return u, v, finite(live, u, v)
+
+
+@jit
+def projective_inverse(state, sizes, axes, RADIUS: constexpr, ACC: constexpr):
+    """The inverse matrix, (x, y, 1) / r = inverse (j - centre_x, i - centre_y, 1), by cofactors; and boxes' margins.
+
+    There are boxes if 1 / r is positive, and varies by less than a thousand, over the image and a border of a pixel
+    more than the sampler reaches: then no horizon crosses it, and no point behind the camera is mapped to it.
+    """
+    a, b, c, d, e, f, g, h, i, _, _ = state
+    target_h, target_w, H, W = sizes[0].to(ACC), sizes[1].to(ACC), sizes[2].to(ACC), sizes[3].to(ACC)
+    axis_x, axis_y = axes
+    slack = slack_of(ACC)
+    x_by_u, x_by_v, x_by_1 = determinant(e, f, h, i), determinant(c, b, i, h), determinant(b, c, e, f)
+    y_by_u, y_by_v, y_by_1 = determinant(f, d, i, g), determinant(a, c, g, i), determinant(c, a, f, d)
+    r_by_u, r_by_v, r_by_1 = determinant(d, e, g, h), determinant(b, a, h, g), determinant(a, b, d, e)
+    det = a * x_by_u + b * y_by_u + c * r_by_u
+    certain = tl.abs(det) > 8 * slack * (tl.abs(a * x_by_u) + tl.abs(b * y_by_u) + tl.abs(c * r_by_u))
+    regular = certain & (tl.abs(det) * LARGEST * LARGEST > 1)
+    scale = 1.0 / tl.where(regular, det, 1.0)
+    x_by_u, x_by_v, x_by_1 = x_by_u * scale, x_by_v * scale, x_by_1 * scale
+    y_by_u, y_by_v, y_by_1 = y_by_u * scale, y_by_v * scale, y_by_1 * scale
+    r_by_u, r_by_v, r_by_1 = r_by_u * scale, r_by_v * scale, r_by_1 * scale
+    far_u, far_v = axis_x[1] + (RADIUS + 1), axis_y[1] + (RADIUS + 1)
+    spread = tl.abs(r_by_u) * far_u + tl.abs(r_by_v) * far_v
+    least, most = r_by_1 - spread, r_by_1 + spread
+    regular = regular & (least * 1000 > most)
+    least = tl.where(regular, least, 1.0)
+    # By how much a point's u and v may be rounded, where they are in the image; and the inverse's x and y.
+    terms_r = tl.abs(g) * target_w + tl.abs(h) * target_h + tl.abs(i)
+    terms_u = (tl.abs(a) * target_w + tl.abs(b) * target_h + tl.abs(c) + terms_r * far_u) * most + W
+    terms_v = (tl.abs(d) * target_w + tl.abs(e) * target_h + tl.abs(f) + terms_r * far_v) * most + H
+    terms_x = (tl.abs(x_by_u) * far_u + tl.abs(x_by_v) * far_v + tl.abs(x_by_1) + target_w * most) / least + target_w
+    terms_y = (tl.abs(y_by_u) * far_u + tl.abs(y_by_v) * far_v + tl.abs(y_by_1) + target_h * most) / least + target_h
+    regular = regular & (terms_u * slack < 1) & (terms_v * slack < 1) & (terms_x < LARGEST) & (terms_y < LARGEST)
+    reach_u, reach_v = tl.fma(terms_u, slack, RADIUS), tl.fma(terms_v, slack, RADIUS)
+    margin_x, margin_y = terms_x * slack, terms_y * slack
+    # d x / d u = (x_by_u - x r_by_u) r, and |x| is half the output's width at most where it matters.
+    half_w, half_h = target_w * 0.5, target_h * 0.5
+    by_reach_x = tl.fma(tl.abs(r_by_u), half_w, tl.abs(x_by_u)) * reach_u
+    by_reach_x += tl.fma(tl.abs(r_by_v), half_w, tl.abs(x_by_v)) * reach_v
+    by_reach_y = tl.fma(tl.abs(r_by_u), half_h, tl.abs(y_by_u)) * reach_u
+    by_reach_y += tl.fma(tl.abs(r_by_v), half_h, tl.abs(y_by_v)) * reach_v
+    width, height = 2 * (by_reach_x / least + margin_x), 2 * (by_reach_y / least + margin_y)
+    candidates = tl.where(regular, pixels_in(width, target_w, ACC) * pixels_in(height, target_h, ACC), float("inf"))
+    # Without boxes, numbers that nobody divides by zero with.
+    of_r = tl.where(regular, r_by_u, 0.0), tl.where(regular, r_by_v, 0.0), tl.where(regular, r_by_1, 1.0)
+    rows = (x_by_u, x_by_v, x_by_1), (y_by_u, y_by_v, y_by_1), of_r
+    centres = axis_x[1], axis_y[1]
+    return (rows, centres, (reach_u, reach_v), (margin_x, margin_y), (by_reach_x, by_reach_y)), candidates
+
+
+@jit
+def form_at_corners(row, u, v, reach):
+    """A row of the inverse matrix at the four corners about (u, v)."""
+    by_u, by_v, by_1 = row
+    middle = tl.fma(by_u, u, tl.fma(by_v, v, by_1))
+    along_u, along_v = by_u * reach[0], by_v * reach[1]
+    left, right = middle - along_u, middle + along_u
+    return left - along_v, left + along_v, right - along_v, right + along_v
+
+
+@jit
+def projective_box(numbers, column, row):
+    """Between the preimages of the four corners about the pixel: lines stay lines."""
+    rows, centres, reach, margin, _ = numbers
+    u, v = column - centres[0], row - centres[1]
+    x0, x1, x2, x3 = form_at_corners(rows[0], u, v, reach)
+    y0, y1, y2, y3 = form_at_corners(rows[1], u, v, reach)
+    r0, r1, r2, r3 = form_at_corners(rows[2], u, v, reach)
+    r0, r1, r2, r3 = 1.0 / r0, 1.0 / r1, 1.0 / r2, 1.0 / r3
+    x0, x1, x2, x3 = x0 * r0, x1 * r1, x2 * r2, x3 * r3
+    y0, y1, y2, y3 = y0 * r0, y1 * r1, y2 * r2, y3 * r3
+    return (
+        smallest(x0, x1, x2, x3) - margin[0], largest(x0, x1, x2, x3) + margin[0],
+        smallest(y0, y1, y2, y3) - margin[1], largest(y0, y1, y2, y3) + margin[1],
+    )  # fmt: skip
+
+
+@jit
+def projective_extent(numbers, first_column, last_column, first_row, last_row):
+    """As at the nearest point of the pixels and what their samplers reach, where 1 / r is least."""
+    rows, centres, reach, margin, by_reach = numbers
+    by_u, by_v, by_1 = rows[2]
+    far_u, near_u = last_column - centres[0] + reach[0], first_column - centres[0] - reach[0]
+    far_v, near_v = last_row - centres[1] + reach[1], first_row - centres[1] - reach[1]
+    least = tl.minimum(by_u * near_u, by_u * far_u) + tl.minimum(by_v * near_v, by_v * far_v) + by_1
+    return 2 * (by_reach[0] / least + margin[0]), 2 * (by_reach[1] / least + margin[1])
 
 
 @jit
@@ -108,7 +197,7 @@ def projective_adjoint(partial, state, d_theta, part, row, column, live, x, y, s
     Nothing where a point is so far away that it has lost its place in the image, as on the CPU path.
     """
     sum_p, sum_py, sum_q, sum_qy, sum_r, sum_ry = partial
-    u, v, inverse, _ = project(state, x, y)
+    u, v, inverse = project(state, x, y)
     far: constexpr = 1e15 if u.dtype == tl.float64 else 1e9  # `torch_sampler.bound`
     near = (tl.abs(u) < far) & (tl.abs(v) < far)
     d_p, d_q = tl.where(near, d_u * inverse, 0.0), tl.where(near, d_v * inverse, 0.0)
@@ -159,6 +248,7 @@ class Projective(Transform):
     name = "projective"
     layout = "(N, 8)"
     load, source = projective_load, projective_source
+    inverse, box, extent = projective_inverse, projective_box, projective_extent
     start, adjoint, store = projective_start, projective_adjoint, projective_store
 
     def parameter_shape(self, size):
@@ -194,7 +284,7 @@ class Projective(Transform):
         return (batch, blocks.per_sample, 8)
 
     def sum_partials(self, partials):
-        return partials.sum(1)
+        return partials.sum(1, dtype=torch.float64)
 
 
 class Homography(Projective):

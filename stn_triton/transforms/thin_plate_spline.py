@@ -161,7 +161,7 @@ class _Spline(Expansion):
         return (batch, blocks.per_sample, self.count + 3, self.width)
 
     def sum_partials(self, partials):
-        return F.pad(partials.sum(1), (0, 4 - self.width))
+        return F.pad(partials.sum(1, dtype=torch.float64), (0, 4 - self.width))
 
 
 class ThinPlateSpline(PointTransform, _Spline):
