@@ -33,15 +33,23 @@ class Sampler(NamedTuple):
 
     taps: Any
     share: Any
-    reach: int  #: pixels, by which its taps reach beyond those of bilinear
     radius: float  #: pixels, that a tap can be away from the point
-    tap_count: int
+
+    @property
+    def reach(self) -> int:
+        """Pixels by which its taps reach beyond those of bilinear."""
+        return max(0, int(self.radius) - 1)
+
+    @property
+    def tap_count(self) -> int:
+        """Of both axes together."""
+        return int(2 * self.radius) ** 2
 
 
 SAMPLERS = {
-    "nearest": Sampler(samplers.nearest, samplers.nearest_share, 0, 0.5, 1),
-    "bilinear": Sampler(samplers.bilinear, samplers.bilinear_share, 0, 1.0, 4),
-    "bicubic": Sampler(samplers.bicubic, samplers.bicubic_share, 1, 2.0, 16),
+    "nearest": Sampler(samplers.nearest, samplers.nearest_share, 0.5),
+    "bilinear": Sampler(samplers.bilinear, samplers.bilinear_share, 1.0),
+    "bicubic": Sampler(samplers.bicubic, samplers.bicubic_share, 2.0),
 }
 PADDING_RULES = {
     "zeros": coordinates.zeros,
@@ -77,14 +85,15 @@ def plan_forward(
     unit, vector = neighbours(image, out)
     config = _config(True, channels, spec, unit, vector)
     blocks = cut(config, samples, channels, spec.size, vector)
-    transform = spec.transform
+    transform, sampler = spec.transform, SAMPLERS[spec.mode]
     numbers = (
         *image.shape[1:], *spec.size, *_flat(blocks),
         *image.stride, *_theta_strides(spec, theta), *out.stride,
         *_axes(spec, image.shape), *_transforms(spec, theta), *fill_strides,
     )  # fmt: skip
     constants = (
-        transform.load, transform.source, transform.monotone, PADDING_RULES[spec.padding_mode], *_sampler(spec),
+        transform.load, transform.source, transform.monotone,
+        PADDING_RULES[spec.padding_mode], sampler.taps, sampler.reach,
         spec.align_corners, spec.padding_mode == "fill", spec.mask, spec.transforms is not None,
         _accumulator(spec, image.shape, image.dtype), _index(theta, image, out), unit, vector,
         config.tile_h, config.tile_w, config.lanes_c * vector, config.channels, config.loop, config.unroll,
@@ -118,7 +127,8 @@ def plan_backward(
     if image and spec.transform.walks_columns:
         config = by_columns(config, spec.size[1])
     blocks = cut(config, samples, channels, spec.size, vector, most)
-    transform, read, added = spec.transform, image or d_out, d_image or d_out
+    transform, sampler = spec.transform, SAMPLERS[spec.mode]
+    read, added = image or d_out, d_image or d_out
     numbers = (
         *like.shape[1:], *spec.size, *_flat(blocks),
         *read.stride, *_theta_strides(spec, theta), *d_out.stride, *added.stride,
@@ -127,7 +137,7 @@ def plan_backward(
     constants = (
         transform.load, transform.source, transform.monotone,
         transform.start, transform.adjoint, transform.store,
-        PADDING_RULES[spec.padding_mode], *_sampler(spec),
+        PADDING_RULES[spec.padding_mode], sampler.taps, sampler.reach,
         spec.align_corners, spec.padding_mode == "fill", spec.mask, spec.transforms is not None,
         _accumulator(spec, like.shape, like.dtype), _index(theta, read, d_out, added), unit, vector,
         d_image is not None, exact, gathered, image is not None,
@@ -216,17 +226,16 @@ def _config(forward: bool, channels: int, spec: WarpSpec, unit: bool, vector: in
     if spec.mode == "bicubic":  # its sixteen taps fill the registers
         written = min(config.channels, 4 if forward else 1)
         config = config._replace(unroll=1, channels=written, loop=config.loop or written < config.channels)
-    return config._replace(tile_h=INTERPRETER[0], tile_w=INTERPRETER[1], unroll=1) if INTERPRETED else config
+    return _few_programs(config)
 
 
 def _gather_config(channels: int, width: int, unit: bool, vector: int) -> LaunchConfig:
-    config = choose_gather_config(channels, width, unit, vector)
-    return config._replace(tile_h=INTERPRETER[0], tile_w=INTERPRETER[1]) if INTERPRETED else config
+    return _few_programs(choose_gather_config(channels, width, unit, vector))
 
 
-def _sampler(spec: WarpSpec) -> tuple[Any, int]:
-    sampler = SAMPLERS[spec.mode]
-    return sampler.taps, sampler.reach
+def _few_programs(config: LaunchConfig) -> LaunchConfig:
+    """The same, but in the interpreter, which pays per program, of large tiles."""
+    return config._replace(tile_h=INTERPRETER[0], tile_w=INTERPRETER[1], unroll=1) if INTERPRETED else config
 
 
 def _options(config: LaunchConfig) -> dict[str, Any]:

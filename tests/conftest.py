@@ -22,7 +22,7 @@ torch.manual_seed(0)
 
 def prepare_once() -> None:
     """Triton's interpreter prepares its whole language at every call of a device function, not only at a kernel's, and
-    makes a table of types for every number: half of all time.
+    makes a table of types for every number: much of its time.
     """
     import triton.language as tl
     from triton.language.core import is_builtin

@@ -299,7 +299,7 @@ MUTANTS = {
         "kernels/samplers.py", "tl.where(near, 1.0, 0.0)", "tl.where(near, 1.0, 1.0)",
     ),
     "bicubic taps reach no further than bilinear's": (
-        "plan.py", "samplers.bicubic_share, 1,", "samplers.bicubic_share, 0,",
+        "plan.py", "return max(0, int(self.radius) - 1)", "return 0",
     ),
     "the fill where the image is": (
         "kernels/warp.py", "tl.fma(1 - cover, colour, value)", "tl.fma(cover, colour, value)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -230,14 +231,13 @@ def gather_path(root: Region, dialect: Dialect, work: Gather) -> GatherPath:
         return sum(max(dialect.width(i.opcode), work.bits) for i in loads) / work.bits
 
     innermost = max((loop for loop in root.nested() if not loop.loops), key=elements)
-    outer, own = root, []
-    ways = []
+    outer, ways = root, []
     while outer is not innermost:
         outer, before = next(loop for loop in outer.loops if innermost.entry in loop.blocks), outer
         ways.append(before.path(outer))
     prologue, *own = ways
     rows = elements(innermost) / (work.columns * work.channels)
-    trip = [*(i for way in own for i in way), *innermost.path()]
+    trip = [*itertools.chain(*own), *innermost.path()]
     return GatherPath(
         prologue=len(prologue),
         pixel=sum(map(len, own)),

@@ -1,1 +1,1 @@
-"""Device code: `language` (triton or its stand-in), `coordinates`, `samplers`, `warp`. No torch in here."""
+"""Device code: what a kernel is made of, and the kernels `warp`, `gather` and `finish`. No torch in here."""
