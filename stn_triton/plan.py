@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 
 from .configs import (
-    COLUMNS_WRITTEN,
+    COLUMNS_TOGETHER,
     INTERPRETER,
     MOST_CANDIDATES,
+    ROWS_OF_A_LANE,
     Blocks,
     LaunchConfig,
     blocks_of,
@@ -59,6 +60,7 @@ PADDING_RULES = {
 }
 
 INTERPRETED = type(warp_forward).__name__ == "InterpretedFunction"  # TRITON_INTERPRET=1 at import
+FINISH = (1, 32768) if INTERPRETED else (8, 1024)  # steps of a program that rounds sums, and elements of each
 MAX_FLOAT32_AXIS = 2**22  # pixels, up to which `kernels.coordinates.round_half_even` holds in float32
 
 
@@ -165,7 +167,8 @@ def plan_gather(
     batch, channels, height, width = like.shape
     unit, vector = neighbours(d_out, d_image)
     config = _gather_config(channels, width, unit, vector)
-    blocks = cut(config, batch, channels, (height, width), vector)
+    # However a launch is shaped, a lane has as many rows: the order of sums depends on it.
+    blocks = cut(config._replace(unroll=ROWS_OF_A_LANE), batch, channels, (height, width), vector)
     _, _, _, *of_m = _transforms(spec, theta)
     transform, sampler = spec.transform, SAMPLERS[spec.mode]
     numbers = (
@@ -175,10 +178,10 @@ def plan_gather(
     )  # fmt: skip
     constants = (
         transform.load, transform.source, transform.inverse, transform.box, transform.extent,
-        sampler.share, sampler.radius, COLUMNS_WRITTEN[spec.mode],
-        spec.align_corners, spec.transforms is not None, exact,
+        sampler.share, sampler.radius, spec.align_corners, spec.transforms is not None, exact,
         _accumulator(spec, like.shape, like.dtype), _index(theta, d_out, d_image), unit, vector,
-        config.tile_h, config.tile_w, config.lanes_c * vector, config.channels, config.loop, config.unroll,
+        config.tile_h, config.tile_w, config.lanes_c * vector, config.channels, config.loop,
+        ROWS_OF_A_LANE, COLUMNS_TOGETHER[spec.mode] if vector == 1 else 1,
     )  # fmt: skip
     return Plan(batch * blocks.per_sample, numbers, constants, _options(config), like.shape, like.memory_format)
 
@@ -186,7 +189,7 @@ def plan_gather(
 @lru_cache(maxsize=4096)
 def plan_finish(like: ImageLike, exact: bool, gathered: bool) -> Plan:
     """For `kernels.finish.warp_finish`."""
-    steps, block = (1, 32768) if INTERPRETED else (8, 1024)
+    steps, block = FINISH
     numel = like.shape[1:].numel()
     blocks = divisor(blocks_of(numel, steps * block))
     _, stride_c, *_ = fresh_strides(like.shape, like.memory_format)

@@ -41,7 +41,9 @@ OWN_TESTS = {
     "torch_sampler.py": "test_torch_path.py",
     "kernels/coordinates.py": "test_special_points.py",
     "kernels/programs.py": "test_several_transforms.py",
-    **dict.fromkeys([f"kernels/{name}.py" for name in ("fixed_point", "gather", "preimage")], "test_image_gradient.py"),
+    **dict.fromkeys(
+        [f"kernels/{name}.py" for name in ("finish", "fixed_point", "gather", "preimage")], "test_image_gradient.py"
+    ),
     "launch.py": "test_image_gradient.py",
     "transforms/affine.py": "test_image_gradient.py",
     "transforms/base.py": "test_transforms.py",
@@ -460,29 +462,50 @@ MUTANTS = {
     "gather, a column of every box": (
         "kernels/gather.py", "for column in tl.static_range(COLUMNS):", "for column in tl.static_range(COLUMNS - 1):",
     ),
+    "gather, the columns that are left": (
+        "kernels/gather.py", "for _column in range(together, columns):", "for _column in range(together, together):",
+    ),
     "gather, beyond the end of a row": (
-        "kernels/gather.py", " & (x + column <= end)", "",
+        "kernels/gather.py", " & (x + column <= last_x)", "",
+    ),
+    "gather, beyond the last row": (
+        "kernels/gather.py", "(x + column <= last_x) & in_output", "(x + column <= last_x)",
     ),
     "gather, weights of one axis": (
-        "kernels/gather.py", "tl.where(reads, weight_y * weight_x, 0.0)", "tl.where(reads, weight_y * weight_y, 0.0)",
+        "kernels/gather.py", "shares += ((weight_y * weight_x, reads),)", "shares += ((weight_y * weight_y, reads),)",
     ),
-    "gather, weights that are not finite": (
-        "kernels/gather.py", "tl.where(reads, weight_y * weight_x, 0.0)", "weight_y * weight_x",
+    "gather, the first row of a lane twice": (
+        "kernels/gather.py", "SHARE(v, i + r)", "SHARE(v, i)",
+    ),
+    "gather, boxes of the first row of a lane": (
+        "kernels/gather.py", "BOX(numbers, j, i + (ROWS - 1) / 2)", "BOX(numbers, j, i)",
+    ),
+    "gather, boxes as high as those of one pixel": (
+        "kernels/gather.py", "RADIUS, RADIUS + (ROWS - 1) / 2, ACC", "RADIUS, RADIUS, ACC",
+    ),
+    "gather, a row below the image": (
+        "kernels/gather.py", "tl.store(place, total, mask=in_row & (row + r < H))", "tl.store(place, total, mask=in_row)",
+    ),
+    "gather, what is not read": (
+        "kernels/gather.py", "new += (tl.where(reads, total, totals[c * ROWS + r]),)", "new += (total,)",
+    ),
+    "gather, 0 times what is not finite": (
+        "kernels/gather.py", "total = tl.fma(weight, d_value.to(ACC), totals[c * ROWS + r])", "total, reads = tl.fma(tl.where(reads, weight, 0.0), d_value.to(ACC), totals[c * ROWS + r]), True | reads",
     ),
     "gather, one transform of several": (
-        "kernels/gather.py", "for m in range(transforms):", "for m in range(1):",
+        "kernels/gather.py", "for m in range(transforms if MANY else 1):", "for m in range(1):",
     ),
     "gather, boxes a row late": (
-        "kernels/gather.py", "first_pixel(top, last_y)", "first_pixel(top + 1, last_y)",
+        "kernels/gather.py", "first_pixel(top, ", "first_pixel(top + 1, ",
     ),
     "gather, whatever it costs": (
         "kernels/gather.py", "gathers = candidates <= most", "gathers = candidates > -1",
     ),
     "gather, what is left is not cleared": (
-        "kernels/gather.py", "tl.store(place, tl.zeros(place.shape, sums.dtype.element_ty), mask=live)", "pass",
+        "kernels/gather.py", "tl.store(place, zero, mask=live)", "pass",
     ),
     "gather, rests are not cleared": (
-        "kernels/gather.py", "tl.store(place + rests, tl.zeros(place.shape, sums.dtype.element_ty), mask=live)", "pass",
+        "kernels/gather.py", "tl.store(place + rests, zero, mask=live)", "pass",
     ),
     "gather, every image is scattered, too": (
         "kernels/warp.py", "scatters = tl.load(scattered + n) != 0", "scatters = tl.load(scattered + n) >= 0",
@@ -497,7 +520,7 @@ MUTANTS = {
         "kernels/preimage.py", "for k in tl.static_range(1, 4):", "for k in tl.static_range(1, 2):",
     ),
     "inverse of an affine map, a sign": (
-        "transforms/affine.py", "e / det, -b / det", "e / det, b / det",
+        "transforms/affine.py", "e * scale, -b * scale", "e * scale, b * scale",
     ),
     "boxes without what turns": (
         "transforms/affine.py", "half_x = tl.abs(x_by_u) * reach_u + tl.abs(x_by_v) * reach_v", "half_x = tl.abs(x_by_u) * reach_u",
@@ -510,6 +533,15 @@ MUTANTS = {
     ),
     "nearest, ties to both": (
         "kernels/samplers.py", "-tl.abs(rounded - pixel)", "0.5 - tl.abs(t - pixel)",
+    ),
+    "sums rounded in one step": (
+        "kernels/finish.py", "for _step in range(STEPS):", "for _step in range(1):",
+    ),
+    "scales of another channel": (
+        "kernels/finish.py", "at // stride_c.to(INDEX) % C", "at * 0",
+    ),
+    "the same scale for all programs": (
+        "kernels/warp.py", "peaks + (n.to(tl.int64) * C + first_channel)", "peaks + n.to(tl.int64) * C",
     ),
     "rests lost": (
         "kernels/fixed_point.py", "tl.atomic_add(place + rests, rest, mask=inside & (rest != 0), sem=\"relaxed\")", "pass",

@@ -130,11 +130,13 @@ GATHER_TEXT = """
 
 def test_a_gathers_loops():
     """Two target pixels a trip, within a loop over tiles; the other loop clears."""
-    path = gather_path(control_flow(parse_sass(GATHER_TEXT)), SASS, Gather(columns=2, box=6, channels=1, bits=32))
+    loops = control_flow(parse_sass(GATHER_TEXT))
+    path = gather_path(loops, SASS, Gather(rows=1, columns=2, box=6, channels=1, bits=32))
     assert (path.prologue, path.pixel, path.candidate) == (3, 4, 2)
     assert path.per_pixel(Share(channels=1, tiles=3), with_prologue=True) == 4 + 6 * 2 + 1
-    twice = gather_path(control_flow(parse_sass(GATHER_TEXT)), SASS, Gather(columns=1, box=6, channels=1, bits=32))
-    assert twice.candidate == 2  # of two rows
+    assert gather_path(loops, SASS, Gather(1, columns=1, box=6, channels=1, bits=32)).candidate == 2  # of two rows
+    both = gather_path(loops, SASS, Gather(rows=2, columns=2, box=8, channels=1, bits=32))
+    assert both.per_pixel(Share(channels=1), with_prologue=False) == (4 + 8 * 2) / 2  # two pixels ask at once
 
 
 def test_faults_of_a_gather():

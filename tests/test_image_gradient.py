@@ -91,12 +91,19 @@ def test_a_walk_to_singular_and_back(kernel_path, left, transform, dtype, memory
         assert expected_left[n] or torch.equal(alone.grad[0], d_image[n])
 
 
-@pytest.mark.parametrize("many", [[1, 1], [1, 0], [0, 1], [0, 0]], ids=str)
-def test_all_transforms_of_an_image_are_gathered_or_none(kernel_path, monkeypatch, left, many):
+@pytest.mark.parametrize(
+    ("many", "dtype", "memory_format"),
+    [
+        *(([one, two], torch.float64, torch.contiguous_format) for one in (1, 0) for two in (1, 0)),
+        ([0, 1], torch.bfloat16, torch.channels_last),
+    ],
+    ids=str,
+)
+def test_all_transforms_of_an_image_are_gathered_or_none(kernel_path, monkeypatch, left, many, dtype, memory_format):
     device = kernel_path.device
     theta = torch.stack([torch.tensor(matrix(scale)[:2], device=device) for scale in many])[None].repeat(2, 1, 1, 1)
     theta[1] = torch.tensor(matrix(0.9)[:2], device=device)
-    image = torch.randn(2, 3, 6, 7, device=device, dtype=torch.float64, requires_grad=True)
+    image = torch.randn(2, 8, 6, 7, device=device).to(dtype, memory_format=memory_format).requires_grad_()
     out = affine_sample(image, theta, (5, 6), deterministic=True)
     d_out = torch.randn_like(out)
     (d_image,) = torch.autograd.grad(out, image, d_out, retain_graph=True)
@@ -105,10 +112,47 @@ def test_all_transforms_of_an_image_are_gathered_or_none(kernel_path, monkeypatc
         reference.affine_sample_backward(to_numpy(d_out[:, m]), to_numpy(image), to_numpy(theta[:, m]))[0]
         for m in range(2)
     )
-    np.testing.assert_allclose(to_numpy(d_image), truth, rtol=0, atol=1e-13)
+    terms = 1e-13 if dtype == torch.float64 else 1e-5
+    np.testing.assert_allclose(to_numpy(d_image), truth, rtol=torch.finfo(dtype).eps, atol=terms)
     scatter_everything(monkeypatch)
     (scattered,) = torch.autograd.grad(out, image, d_out)
     assert not left[0][0] or torch.equal(d_image[0], scattered[0])  # sums began as zeros, to the last bit
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("padding_mode", ["zeros", "border"])
+def test_one_number_for_all_of_the_output(kernel_path, padding_mode, memory_format):
+    """The gradient of a sum is expanded, of strides 0."""
+    image = torch.randn(2, 4, 5, 6, device=kernel_path.device).to(memory_format=memory_format).requires_grad_()
+    theta = torch.tensor([matrix(0.8)[:2], matrix(1.3)[:2]], device=kernel_path.device)
+    affine_sample(image, theta, (7, 6), padding_mode=padding_mode).sum().backward()
+    ones = np.ones((2, 4, 7, 6))
+    truth, _ = reference.affine_sample_backward(ones, *map(to_numpy, (image, theta)), padding_mode=padding_mode)
+    np.testing.assert_allclose(to_numpy(image.grad), truth, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_sums_are_rounded_by_several_programs(kernel_path, monkeypatch, memory_format, deterministic):
+    """Of one image each, in steps, the last one ragged; peaks are those of an element's channel."""
+    image = torch.randn(2, 3, 5, 7, device=kernel_path.device).bfloat16().to(memory_format=memory_format)
+    theta = torch.tensor([matrix(0.8)[:2], matrix(0)[:2]], device=kernel_path.device)
+    d_out = torch.randn(2, 3, 6, 6, device=kernel_path.device).bfloat16()
+    d_out[:, 1] *= 1e6
+    gradients = []
+    for shape in (plan.FINISH, (2, 16)):
+        monkeypatch.setattr(plan, "FINISH", shape)
+        plan.plan_finish.cache_clear()
+        for padding_mode in ("zeros", "border"):  # some images, and all of them
+            leaf = image.clone().requires_grad_()
+            affine_sample(leaf, theta, (6, 6), padding_mode=padding_mode, deterministic=deterministic).backward(d_out)
+            truth, _ = reference.affine_sample_backward(
+                *map(to_numpy, (d_out, image, theta)), padding_mode=padding_mode
+            )
+            largest = abs(truth).max((0, 2, 3), keepdims=True)
+            assert (abs(to_numpy(leaf.grad) - truth) <= torch.finfo(torch.bfloat16).eps * largest).all()
+            gradients.append(leaf.grad)
+    assert not deterministic or all(map(torch.equal, gradients[:2], gradients[2:]))
 
 
 def random_maps(draw, count):
@@ -150,13 +194,18 @@ def test_no_tap_lies_outside_its_box(kernel_path, monkeypatch, left, mode, dtype
     torch.testing.assert_close(gathered, scattered, rtol=rounding, atol=rounding)
 
 
+# Upright maps (k / q, shift_x / 9; q / k, shift_y / 9) with a target pixel that a box without slack misses, by search.
+ON_AN_EDGE = [
+    (12, 5, 9, 1), (6, 10, -3, 1), (7, 2, 7, 1), (9, 10, 8, 1), (11, 2, -5, 1), (7, 12, 4, -4), (1, 3, -1, -2),
+    (3, 5, -3, 5), (11, 4, -1, 1), (2, 9, -1, 0), (5, 6, 8, 3), (7, 2, 0, 6), (10, 12, 8, 1), (11, 12, 4, -4),
+    (5, 2, 2, 1), (2, 6, 1, 6), (5, 12, 4, 3), (12, 8, -4, 3), (2, 12, 1, 0), (1, 6, -1, 6), (9, 6, 4, 6),
+]  # fmt: skip
+
+
 def test_boxes_are_wide_enough_for_roundings(kernel_path, monkeypatch, left):
-    """Upright maps by ratios of whole numbers put many points on the very edge between two pixels."""
+    """Maps by ratios of whole numbers put many points on the very edge between two pixels."""
     gather_whatever_it_costs(monkeypatch)
-    draw, maps = random.Random(1), []
-    for _ in range(24):
-        k, q = draw.randint(1, 8), draw.randint(1, 8)
-        maps.append([[k / q, 0, draw.randint(-9, 9) / 9], [0, q / k, draw.randint(-9, 9) / 9]])
+    maps = [[[k / q, 0, shift_x / 9], [0, q / k, shift_y / 9]] for k, q, shift_x, shift_y in ON_AN_EDGE]
     theta = torch.tensor(maps, device=kernel_path.device)
     image = torch.zeros(len(maps), 1, 24, 30, device=kernel_path.device, requires_grad=True)
     out = affine_sample(image, theta, (36, 15), mode="nearest")

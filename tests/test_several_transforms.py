@@ -90,15 +90,17 @@ def test_any_strides(path, layout):
         torch.testing.assert_close(ours, truth)
 
 
-def test_several_blocks_of_everything(kernel_path, monkeypatch):
+@pytest.mark.parametrize(("padding_mode", "deterministic"), [("zeros", False), ("border", True)])
+def test_several_blocks_of_everything(kernel_path, monkeypatch, padding_mode, deterministic):
     """Samples, channels, rows and columns all share the one axis of the launch grid."""
     monkeypatch.setattr(plan, "_config", lambda *args: LaunchConfig(2, 8, max_steps=2))
     monkeypatch.setattr(plan, "_gather_config", lambda *args: LaunchConfig(4, 8, channels=5))
     image = torch.randn(3, 10, 6, 7, dtype=torch.float64, device=kernel_path.device, requires_grad=True)
     theta = parameters("affine", 3, kernel_path.device).requires_grad_()
-    out, expected = (run(image, theta, "bilinear") for run in (sample, expected_sample))
+    out = affine_sample(image, theta, SIZE, padding_mode=padding_mode, deterministic=deterministic)
+    expected = one_by_one("affine", image, theta, padding_mode=padding_mode)
     assert torch.equal(out, expected)
-    d_out = torch.randn_like(out)
+    d_out = torch.randn_like(out) * 10.0 ** torch.arange(10, device=out.device)[:, None, None]
     for ours, truth in zip(*(torch.autograd.grad(o, [image, theta], d_out) for o in (out, expected)), strict=True):
         torch.testing.assert_close(ours, truth)
 

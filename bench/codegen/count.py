@@ -41,8 +41,10 @@ class GatherPath:
 
     prologue: int  #: once per program
     pixel: float  #: per pixel of the image and trip of the loop over channels, without the loop over target pixels
-    candidate: float  #: per target pixel that is asked, of all channels that are written out
-    candidates: int  #: target pixels that are asked at scale 1
+    candidate: float  #: per target pixel that a lane asks, of all channels that are written out
+    candidates: (
+        float  #: target pixels that are asked at scale 1, by the pixels of a lane at once, per pixel of the image
+    )
     barriers: int
     shared: int
 
@@ -64,7 +66,7 @@ class Share:
     channels: int  #: C
     channel_blocks: int = 1  #: programs that take channels of the same pixels
     lanes: int = 1  #: of a program, that take channels of the same pixel
-    tiles: int = 1  #: that a program walks down, each lane with one pixel of it
+    tiles: int = 1  #: pixels of a lane, one after the other
     trips: int = 1  #: of a program's loop over channels
 
     @classmethod
@@ -75,7 +77,7 @@ class Share:
             return cls(arguments["C"])
         lanes = arguments["BLOCK_C"] // arguments["VECTOR"]
         trips = arguments["channels"] // (arguments["BLOCK_C"] * arguments["CHANNELS"])
-        tiles = arguments["steps"] * arguments["UNROLL"]
+        tiles = arguments["steps"] * arguments["ROWS" if launch.name == "warp_gather" else "UNROLL"]
         return cls(arguments["C"], arguments["channel_blocks"], lanes, tiles, trips)
 
 
@@ -156,10 +158,10 @@ def count(launch: Launch) -> Count:
     if launch.name == "warp_finish":
         return count_kernel(launch.kernel, None)
     if launch.name == "warp_gather":
-        columns, wide = arguments["COLUMNS"], int(2 * arguments["RADIUS"]) + 1
-        box = wide * -(-wide // columns) * columns
+        rows, columns, wide = arguments["ROWS"], arguments["COLUMNS"], int(2 * arguments["RADIUS"]) + 1
+        box = (wide + rows - 1) * wide
         written, bits = arguments["CHANNELS"] * arguments["VECTOR"], arguments["d_out"].element_size() * 8
-        return count_kernel(launch.kernel, Gather(columns, box, written, bits))
+        return count_kernel(launch.kernel, Gather(rows, columns, box, written, bits))
     loads = 0
     if "d_out" in arguments:  # itself, and the image at its taps
         loads = 1 + arguments["NEEDS_THETA"] * {"nearest": 1, "bilinear": 4, "bicubic": 16}[arguments["TAPS"].__name__]
@@ -184,6 +186,7 @@ class Work:
 class Gather:
     """What a gather's source says of its innermost loop, a trip of which asks a row of ``columns`` target pixels."""
 
+    rows: int  #: pixels of a lane, which ask at once
     columns: int
     box: int  #: target pixels that are asked at scale 1
     channels: int  #: of a lane, written out
@@ -224,25 +227,26 @@ def _paths(root: Region, dialect: Dialect, work: Work | Gather | None) -> dict[s
 
 
 def gather_path(root: Region, dialect: Dialect, work: Gather) -> GatherPath:
-    """The loop over tiles that reads most in its innermost loop: the others clear what is left to the scatter."""
+    """The loop over tiles around the innermost loop that takes least to ask a target pixel; others do one at a time."""
 
     def elements(loop: Region) -> float:
         loads = [i for i in loop.path() if re.match(dialect.load, i.opcode)]
         return sum(max(dialect.width(i.opcode), work.bits) for i in loads) / work.bits
 
-    innermost = max((loop for loop in root.nested() if not loop.loops), key=elements)
+    asking = [loop for tiles in root.loops for loop in tiles.nested() if not loop.loops and elements(loop)]
+    innermost = min(asking, key=lambda loop: len(loop.path()) / elements(loop))
     outer, ways = root, []
     while outer is not innermost:
         outer, before = next(loop for loop in outer.loops if innermost.entry in loop.blocks), outer
         ways.append(before.path(outer))
     prologue, *own = ways
-    rows = elements(innermost) / (work.columns * work.channels)
+    lines = elements(innermost) / (work.columns * work.channels)
     trip = [*itertools.chain(*own), *innermost.path()]
     return GatherPath(
         prologue=len(prologue),
-        pixel=sum(map(len, own)),
-        candidate=len(innermost.path()) / (rows * work.columns),
-        candidates=work.box,
+        pixel=sum(map(len, own)) / work.rows,
+        candidate=len(innermost.path()) / (lines * work.columns),
+        candidates=work.box / work.rows,
         barriers=sum(bool(re.match(dialect.barrier, i.opcode)) for i in trip),
         shared=sum(bool(re.match(dialect.shared, i.opcode)) for i in trip),
     )

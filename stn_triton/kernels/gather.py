@@ -6,10 +6,11 @@ target pixels that can have read it (`preimage`). It maps those forward again, b
 maps them by, and adds up those of which it is a tap. No atomics, no zeros; each element is written once, in its own
 dtype; and the sum is the same, in the same order, on every run and for every launch shape.
 
-A box costs time: (2 half_x + 1) (2 half_y + 1) target pixels are asked, for the 4 / |det| that read a pixel under
-bilinear: 9 near scale 1, 4 or 1 where an upright warp minifies, (2 s + 1)^2 where it zooms in by s. An image with boxes
-of more than ``most`` is left to the scatter. Each program sees that by itself, from theta, and the first says so
-in ``scattered`` for `warp.warp_backward`: nobody waits for the host. Of M transforms, all must do.
+A box costs time: near scale 1 it has 9 target pixels, for the 4 that read a pixel under bilinear. Of two pixels below
+each other it has 12, so that a lane asks for ROWS of them at once: (2 s + 1) (3 s + 1) target pixels, where an upright
+warp zooms in by s. An image with boxes of more than ``most`` is left to the scatter. Each program sees that by itself,
+from theta, and the first says so in ``scattered`` for `warp.warp_backward`: nobody waits for the host. Of M transforms,
+all must do.
 """
 
 from __future__ import annotations
@@ -22,94 +23,88 @@ from .programs import offset_of, own_block, pixels, plane_of, typed_strides
 
 @jit
 def window_of(
-    theta, theta_strides, theta_sizes, first_row, last_row, first_column, last_column, sizes, axes,
-    LOAD: constexpr, INVERSE: constexpr, BOX: constexpr, EXTENT: constexpr, RADIUS: constexpr,
+    theta, theta_strides, theta_sizes, block, sizes, axes,
+    LOAD: constexpr, INVERSE: constexpr, BOX: constexpr, EXTENT: constexpr, RADIUS: constexpr, ROWS: constexpr,
     ACC: constexpr, INDEX: constexpr,
 ):  # fmt: skip
-    """What a program's pixels, of these rows and columns, ask by a theta; and how many any pixel of the image asks.
+    """What the lanes of a block ask by a theta; and how many target pixels any lane of the image asks.
 
     That is (state, numbers, columns, rows), the last two of the largest box; no rows where no box meets the output.
     """
     h, w = sizes[0], sizes[1]
     state = LOAD(theta, theta_strides, theta_sizes, axes, ACC, INDEX)
-    numbers, candidates = INVERSE(state, sizes, axes, RADIUS, ACC)
-    block = (numbers, first_column.to(ACC), last_column.to(ACC), first_row.to(ACC), last_row.to(ACC))
-    width, height = EXTENT(*block)
+    numbers, candidates = INVERSE(state, sizes, axes, RADIUS, RADIUS + (ROWS - 1) / 2, ACC)
+    width, height = EXTENT(numbers, *block)
     columns, rows = pixels_in(width, w, ACC), pixels_in(height, h, ACC)
-    rows = tl.where(meets(*block, centre_of(w, ACC), centre_of(h, ACC), BOX), rows, 0.0)
+    rows = tl.where(meets(numbers, *block, centre_of(w, ACC), centre_of(h, ACC), BOX), rows, 0.0)
     return (state, numbers, floor(columns)[1], floor(rows)[1]), candidates
 
 
 @jit
-def gather(
-    totals, d_out, d_out_strides, channel, window, i, j, sizes, axes,
-    SOURCE: constexpr, BOX: constexpr, SHARE: constexpr, ACC: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr,
+def ask(
+    totals, d_out, d_out_strides, first, rows, state, j, i, sizes, axes,
+    SOURCE: constexpr, SHARE: constexpr, ACC: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr, ROWS: constexpr,
     COLUMNS: constexpr,
 ):  # fmt: skip
-    """Adds to the totals of some channels of pixels (j, i) what one sample of d_out passes on to them."""
-    state, numbers, columns, rows = window
+    """Adds to the totals what ``rows`` x COLUMNS target pixels pass on, from ``first`` on, (k, l, x, y, offset)."""
+    k, l, x, y, at = first  # noqa: E741 - the output's column
     d_out_c, d_out_h, d_out_w = d_out_strides
     last_x, last_y = centre_of(sizes[1], ACC), centre_of(sizes[0], ACC)
-    left, _right, top, _bottom = BOX(numbers, j, i)
-    x, l = first_pixel(left, last_x)  # noqa: E741
-    y, k = first_pixel(top, last_y)
-    place = d_out + offset_of(k, l, channel, d_out_strides)
-    for _columns in range(0, columns, COLUMNS):
-        y_row, line = y, place
-        for row in range(rows):
-            end = tl.where(y_row <= last_y, last_x, -float("inf"))
-            for column in tl.static_range(COLUMNS):
-                u, v, _seen = SOURCE(state, k + row, l + column, True, x + column, y_row, axes)
-                weight_x, reached_x = SHARE(u, j)
-                weight_y, reached_y = SHARE(v, i)
-                reads = (reached_x >= 0) & (reached_y >= 0) & (x + column <= end)
-                weight = tl.where(reads, weight_y * weight_x, 0.0)  # others may not be finite
-                new = ()
-                for c in tl.static_range(CHANNELS):
-                    d_value = tl.load(line + (column * d_out_w + c * (BLOCK_C * d_out_c)), mask=reads, other=0.0)
-                    new += (tl.fma(weight, d_value.to(ACC), totals[c]),)
-                totals = new
-            y_row += 1
-            line += d_out_h
-        x += COLUMNS
-        l += COLUMNS  # noqa: E741 - the output's column
-        place += COLUMNS * d_out_w
+    for row in range(rows):
+        in_output = y <= last_y
+        for column in tl.static_range(COLUMNS):
+            u, v, _seen = SOURCE(state, k + row, l + column, True, x + column, y, axes)
+            weight_x, reached_x = SHARE(u, j)
+            reads_x = (reached_x >= 0) & (x + column <= last_x) & in_output
+            shares, wanted = (), False
+            for r in tl.static_range(ROWS):
+                weight_y, reached_y = SHARE(v, i + r)
+                reads = reads_x & (reached_y >= 0)
+                shares += ((weight_y * weight_x, reads),)
+                wanted = wanted | reads
+            new = ()
+            for c in tl.static_range(CHANNELS):
+                # The scalar first, as in `samplers.pointer`: a row of a channel costs one 64-bit addition.
+                d_value = tl.load(d_out + c * (BLOCK_C * d_out_c) + at + column * d_out_w, mask=wanted, other=0.0)
+                for r in tl.static_range(ROWS):
+                    weight, reads = shares[r]
+                    total = tl.fma(weight, d_value.to(ACC), totals[c * ROWS + r])
+                    new += (tl.where(reads, total, totals[c * ROWS + r]),)  # others may not be finite
+            totals = new
+        y += 1
+        at += d_out_h
     return totals
 
 
 @jit
-def gather_channels(
-    d_out, d_out_strides, d_image, d_image_strides, at, live, channel, window, i, j, others, block, sizes, axes,
-    LOAD: constexpr, SOURCE: constexpr, INVERSE: constexpr, BOX: constexpr, EXTENT: constexpr, SHARE: constexpr,
-    RADIUS: constexpr, COLUMNS: constexpr, MANY: constexpr, ACC: constexpr, INDEX: constexpr, VECTOR: constexpr,
-    BLOCK_C: constexpr, CHANNELS: constexpr,
+def gather(
+    totals, d_out, d_out_strides, channel, window, j, i, sizes, axes,
+    SOURCE: constexpr, BOX: constexpr, SHARE: constexpr, ACC: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr,
+    ROWS: constexpr, COLUMNS: constexpr,
 ):  # fmt: skip
-    """Sums of some channels of a tile of pixels, from all transforms, and stores them; d_out is the program's sample.
+    """Adds to the totals of pixels (j, i) to (j, i + ROWS - 1) what one sample of d_out passes on to them.
 
-    MANY: d_out is all of it, and ``others`` says where samples and their thetas are.
+    They are totals[c * ROWS + r], of BLOCK_C channels each. Of a box COLUMNS are asked at a time, then one.
     """
-    totals = ()
-    for _c in tl.static_range(CHANNELS):
-        totals += (tl.zeros([at.shape[0], BLOCK_C], ACC),)
-    if MANY:
-        transforms, sample, stride_n, first_channel, stride_c, theta, stride_m, theta_strides, theta_sizes = others
-        for m in range(transforms):
-            window_m, _candidates = window_of(
-                theta + m * stride_m, theta_strides, theta_sizes, *block, sizes, axes,
-                LOAD, INVERSE, BOX, EXTENT, RADIUS, ACC, INDEX,
-            )  # fmt: skip
-            totals = gather(
-                totals, plane_of(d_out, sample + m, stride_n, first_channel, stride_c, VECTOR), d_out_strides, channel,
-                window_m, i, j, sizes, axes, SOURCE, BOX, SHARE, ACC, BLOCK_C, CHANNELS, COLUMNS,
-            )  # fmt: skip
-    else:
-        totals = gather(
-            totals, d_out, d_out_strides, channel, window, i, j, sizes, axes,
-            SOURCE, BOX, SHARE, ACC, BLOCK_C, CHANNELS, COLUMNS,
+    state, numbers, columns, rows = window
+    left, _right, top, _bottom = BOX(numbers, j, i + (ROWS - 1) / 2)
+    x, l = first_pixel(left, centre_of(sizes[1], ACC))  # noqa: E741 - the output's column
+    y, k = first_pixel(top, centre_of(sizes[0], ACC))
+    at = offset_of(k, l, channel, d_out_strides)
+    together = columns // COLUMNS * COLUMNS if COLUMNS > 1 else 0
+    for _columns in range(0, together, COLUMNS):
+        totals = ask(
+            totals, d_out, d_out_strides, (k, l, x, y, at), rows, state, j, i, sizes, axes,
+            SOURCE, SHARE, ACC, BLOCK_C, CHANNELS, ROWS, COLUMNS,
         )  # fmt: skip
-    at += channel * d_image_strides[0]
-    for c in tl.static_range(CHANNELS):
-        tl.store(d_image + (at + c * (BLOCK_C * d_image_strides[0])), totals[c].to(d_image.dtype.element_ty), mask=live)
+        l, x, at = l + COLUMNS, x + COLUMNS, at + COLUMNS * d_out_strides[2]  # noqa: E741
+    for _column in range(together, columns):
+        totals = ask(
+            totals, d_out, d_out_strides, (k, l, x, y, at), rows, state, j, i, sizes, axes,
+            SOURCE, SHARE, ACC, BLOCK_C, CHANNELS, ROWS, 1,
+        )  # fmt: skip
+        l, x, at = l + 1, x + 1, at + d_out_strides[2]  # noqa: E741
+    return totals
 
 
 # The arguments that are values at run time.
@@ -141,15 +136,16 @@ def warp_gather(
     ratio_y: float64, pitch_y: float64, inverse_y: float64,
     transforms, theta_stride_m: int64, theta_size_0, theta_size_1, most,
     LOAD: constexpr, SOURCE: constexpr, INVERSE: constexpr, BOX: constexpr, EXTENT: constexpr,
-    SHARE: constexpr, RADIUS: constexpr, COLUMNS: constexpr, ALIGN_CORNERS: constexpr, MANY: constexpr,
-    EXACT: constexpr, ACC: constexpr, INDEX: constexpr, UNIT: constexpr, VECTOR: constexpr,
-    TILE_H: constexpr, TILE_W: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr, LOOP: constexpr, UNROLL: constexpr,
+    SHARE: constexpr, RADIUS: constexpr, ALIGN_CORNERS: constexpr, MANY: constexpr, EXACT: constexpr,
+    ACC: constexpr, INDEX: constexpr, UNIT: constexpr, VECTOR: constexpr,
+    TILE_H: constexpr, TILE_W: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr, LOOP: constexpr,
+    ROWS: constexpr, COLUMNS: constexpr,
 ):  # fmt: skip
     """d_image[n, c, i, j] = sum over (m and) k, l of d_out[n, (m,) c, k, l] k(u - j) k(v - i), (u, v) = T_theta(l, k).
 
-    One program owns ``channels`` channels of one image and ``steps * UNROLL`` tiles of TILE_H x TILE_W of its pixels
-    below each other, with all M transforms. Of an image that is left to the scatter it clears ``sums`` instead, which
-    is d_image itself or has its strides; EXACT: and the rests, so many elements behind.
+    One program owns ``channels`` channels of one image and ``steps`` tiles of TILE_H * ROWS x TILE_W of its pixels
+    below each other, with all M transforms; a lane ROWS pixels of a column. Of an image that is left to the scatter it
+    clears ``sums`` instead, which is d_image itself or has its strides; EXACT: and the rests, so many elements behind.
 
     Launch grid: (N * channel_blocks * row_blocks * column_blocks,).
     """
@@ -167,59 +163,65 @@ def warp_gather(
     d_out_strides = typed_strides(out_stride_c, out_stride_h, out_stride_w, INDEX, UNIT, VECTOR)
     strides = typed_strides(d_image_stride_c, d_image_stride_h, d_image_stride_w, INDEX, UNIT, VECTOR)
     first_channel = channel_block * channels
-    others = (
-        transforms, n * transforms, out_stride_n, first_channel, out_stride_c,
-        theta, theta_stride_m, theta_strides, theta_sizes,
-    )  # fmt: skip
-    if not MANY:
-        d_out = plane_of(d_out, n, out_stride_n, first_channel, out_stride_c, VECTOR)
     d_image = plane_of(d_image, n, d_image_stride_n, first_channel, d_image_stride_c, VECTOR)
     sums = plane_of(sums, n, d_image_stride_n, first_channel, d_image_stride_c, VECTOR)
     channels = tl.minimum(channels, C - first_channel)
-    rows = TILE_H * UNROLL * steps
+    rows = TILE_H * ROWS * steps
     first_row, first_column = row_block * rows, column_block * TILE_W
+    last_row = (tl.minimum(first_row + rows, H) - 1) // ROWS * ROWS
+    middle = (ROWS - 1) / 2
     block = (
-        first_row, tl.minimum(first_row + rows, H) - 1, first_column, tl.minimum(first_column + TILE_W, W) - 1
+        first_column.to(ACC), (tl.minimum(first_column + TILE_W, W) - 1).to(ACC),
+        first_row.to(ACC) + middle, last_row.to(ACC) + middle,
     )  # fmt: skip
     window, candidates = window_of(
-        theta, theta_strides, theta_sizes, *block, sizes, axes, LOAD, INVERSE, BOX, EXTENT, RADIUS, ACC, INDEX
+        theta, theta_strides, theta_sizes, block, sizes, axes, LOAD, INVERSE, BOX, EXTENT, RADIUS, ROWS, ACC, INDEX
     )
     if MANY:
         for m in range(1, transforms):
             _, candidates_m = window_of(
-                theta + m * theta_stride_m, theta_strides, theta_sizes, *block, sizes, axes,
-                LOAD, INVERSE, BOX, EXTENT, RADIUS, ACC, INDEX,
+                theta + m * theta_stride_m, theta_strides, theta_sizes, block, sizes, axes,
+                LOAD, INVERSE, BOX, EXTENT, RADIUS, ROWS, ACC, INDEX,
             )  # fmt: skip
             candidates = tl.maximum(candidates, candidates_m)
     gathers = candidates <= most
-    row, column = pixels(first_row, first_column, TILE_H, TILE_W)
+    row, column = pixels(0, first_column, TILE_H, TILE_W)
+    row = first_row + row * ROWS
     channel = tl.arange(0, BLOCK_C)[None, :]
-    at = offset_of(row, column, 0, strides)
-    i, j = row.to(ACC), column.to(ACC)
-    last_i, in_row = (H - 1).to(ACC), column < W
-    for _tile in range(steps * UNROLL):
-        live = in_row & (i <= last_i)
+    j, in_row = column.to(ACC), column < W
+    written = BLOCK_C * CHANNELS
+    for _tile in range(steps):
+        i = row.to(ACC)
+        at = offset_of(row, column, channel, strides)
         if gathers:
-            if LOOP:
-                for c in range(0, channels, BLOCK_C * CHANNELS):
-                    gather_channels(
-                        d_out, d_out_strides, d_image, strides, at, live, channel + c, window, i, j, others, block,
-                        sizes, axes, LOAD, SOURCE, INVERSE, BOX, EXTENT, SHARE, RADIUS, COLUMNS, MANY, ACC, INDEX,
-                        VECTOR, BLOCK_C, CHANNELS,
+            for first in range(0, channels if LOOP else written, written):
+                totals = ()
+                for _total in tl.static_range(CHANNELS * ROWS):
+                    totals += (tl.zeros(at.shape, ACC),)
+                for m in range(transforms if MANY else 1):
+                    if MANY:
+                        window, _ = window_of(
+                            theta + m * theta_stride_m, theta_strides, theta_sizes, block, sizes, axes,
+                            LOAD, INVERSE, BOX, EXTENT, RADIUS, ROWS, ACC, INDEX,
+                        )  # fmt: skip
+                    sample = plane_of(d_out, n * transforms + m, out_stride_n, first_channel, out_stride_c, VECTOR)
+                    totals = gather(
+                        totals, sample, d_out_strides, channel + first, window, j, i, sizes, axes,
+                        SOURCE, BOX, SHARE, ACC, BLOCK_C, CHANNELS, ROWS, COLUMNS,
                     )  # fmt: skip
-            else:
-                gather_channels(
-                    d_out, d_out_strides, d_image, strides, at, live, channel, window, i, j, others, block,
-                    sizes, axes, LOAD, SOURCE, INVERSE, BOX, EXTENT, SHARE, RADIUS, COLUMNS, MANY, ACC, INDEX,
-                    VECTOR, BLOCK_C, CHANNELS,
-                )  # fmt: skip
+                for c in tl.static_range(CHANNELS):
+                    for r in tl.static_range(ROWS):
+                        place = d_image + (at + (first + c * BLOCK_C) * strides[0] + r * strides[1])
+                        total = totals[c * ROWS + r].to(d_image.dtype.element_ty)
+                        tl.store(place, total, mask=in_row & (row + r < H))
         else:
-            for c in range(0, channels, BLOCK_C):
-                place = sums + (at + (channel + c) * strides[0])
-                tl.store(place, tl.zeros(place.shape, sums.dtype.element_ty), mask=live)
-                if EXACT:
-                    tl.store(place + rests, tl.zeros(place.shape, sums.dtype.element_ty), mask=live)
-        i += TILE_H
-        at += TILE_H * strides[1]
+            zero = tl.zeros(at.shape, sums.dtype.element_ty)
+            for first in range(0, channels, BLOCK_C):
+                for r in tl.static_range(ROWS):
+                    place, live = sums + (at + first * strides[0] + r * strides[1]), in_row & (row + r < H)
+                    tl.store(place, zero, mask=live)
+                    if EXACT:
+                        tl.store(place + rests, zero, mask=live)
+        row += TILE_H * ROWS
     if row_block + column_block + channel_block == 0:
         tl.store(scattered + n, tl.where(gathers, 0, 1))

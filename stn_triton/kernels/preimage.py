@@ -2,12 +2,13 @@
 
 Three device functions of a transform make them:
 
-- ``inverse(state, sizes, axes, RADIUS, ACC) -> (numbers, candidates)``, once per sample: what the others take, and how
-  many target pixels a box has at most, as a float: infinity where there are no boxes, because the map is singular, too
-  large, not finite, or has a horizon in the image;
-- ``box(numbers, column, row) -> (left, right, top, bottom)`` of pixels of the image: bounds of the target pixels, in
-  pixels from the middle of the output, whose points lie within RADIUS of the pixel along both axes;
-- ``extent(numbers, first_column, last_column, first_row, last_row) -> (width, height)``: no box of these pixels is
+- ``inverse(state, sizes, axes, RADIUS_X, RADIUS_Y, ACC) -> (numbers, candidates)``, once per sample: what the others
+  take, and how many target pixels a box has at most, as a float: infinity where there are no boxes, because the map is
+  singular, too large, not finite, or has a horizon in the image;
+- ``box(numbers, column, row) -> (left, right, top, bottom)`` of places in the image, floats: bounds of the target
+  pixels, in pixels from the middle of the output, whose points lie within RADIUS_X of the column and RADIUS_Y of the
+  row. A sampler's radius makes the box of a pixel; half a row more, between two, that of both;
+- ``extent(numbers, first_column, last_column, first_row, last_row) -> (width, height)``: no box of these places is
   larger.
 
 Every point *as it is computed* lies in the boxes: they are wide enough for all roundings, the forward pass's and their
@@ -60,7 +61,7 @@ def first_pixel(low, last):
 
 @jit
 def meets(numbers, first_column, last_column, first_row, last_row, last_x, last_y, BOX: constexpr):
-    """Whether a box of these pixels of the image has target pixels: if not, none of their boxes' hull has.
+    """Whether a box of these places in the image has target pixels: if not, none of their boxes' hull has.
 
     Lines stay lines, so that the hull is that of the boxes at the four corners.
     """

@@ -247,15 +247,16 @@ def warp_forward(
     inside = False
     if MONOTONE:
         inside = lies_inside(state, first_row, first_column, rows, TILE_W, sizes, axes, SOURCE, REACH, ACC)
+    given = image, image_strides, out, out_strides, outside, state, row, column, channels, steps, sizes, axes
     if inside:
         forward_tiles(
-            image, image_strides, out, out_strides, outside, state, row, column, channels, steps, sizes, axes,
-            SOURCE, PAD, TAPS, ALIGN_CORNERS, FILL, MASK, ACC, TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL, MASKED=False,
+            *given, SOURCE, PAD, TAPS, ALIGN_CORNERS, FILL, MASK, ACC, TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL,
+            MASKED=False,
         )  # fmt: skip
     else:
         forward_tiles(
-            image, image_strides, out, out_strides, outside, state, row, column, channels, steps, sizes, axes,
-            SOURCE, PAD, TAPS, ALIGN_CORNERS, FILL, MASK, ACC, TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL, MASKED=True,
+            *given, SOURCE, PAD, TAPS, ALIGN_CORNERS, FILL, MASK, ACC, TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL,
+            MASKED=True,
         )  # fmt: skip
 
 
@@ -264,8 +265,9 @@ def backward_tiles(
     d_out, d_out_strides, image, image_strides, d_image, d_image_strides, fixed, outside, partial, d_theta,
     state, part, row, column, channels, steps, sizes, axes,
     SOURCE: constexpr, ADJOINT: constexpr, PAD: constexpr, TAPS: constexpr, ALIGN_CORNERS: constexpr, FILL: constexpr,
-    MASK: constexpr, ACC: constexpr, NEEDS_IMAGE: constexpr, EXACT: constexpr, NEEDS_THETA: constexpr,
-    TILE_H: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr, LOOP: constexpr, UNROLL: constexpr, MASKED: constexpr,
+    MASK: constexpr, ACC: constexpr, EXACT: constexpr, NEEDS_THETA: constexpr,
+    TILE_H: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr, LOOP: constexpr, UNROLL: constexpr,
+    NEEDS_IMAGE: constexpr, MASKED: constexpr,
 ):  # fmt: skip
     """`warp_backward` from the first tile, whose pixels are (row, column), to the last; returns what STORE takes.
 
@@ -381,8 +383,8 @@ def warp_backward(
     atomics, EXACT by those of whole numbers, as in `fixed_point`; the parameter gradient goes to a place of the
     program's own, which the host sums, so that it is the same on every run. A gradient that is not needed costs
     nothing: its tensors are neither read nor written. ``out_stride_*`` are d_out's. FILL and MASK are as in
-    `warp_forward`: theta moves the coverage, too. GATHERED: `gather.warp_gather` has made the gradient of all images
-    but those that ``scattered`` tells.
+    `warp_forward`: theta moves the coverage, too. ``d_image`` can be sums that become it later, with its strides.
+    GATHERED: `gather.warp_gather` has made the gradient of all images but those that ``scattered`` tells.
 
     Launch grid: (samples * channel_blocks * row_blocks * column_blocks,).
     """
@@ -421,29 +423,25 @@ def warp_backward(
     inside = False
     if MONOTONE:
         inside = lies_inside(state, first_row, first_column, rows, TILE_W, sizes, axes, SOURCE, REACH, ACC)
+    given = (
+        d_out, d_out_strides, image, image_strides, d_image, d_image_strides, fixed, outside, partial, d_theta,
+        state, part, row, column, channels, steps, sizes, axes,
+    )  # fmt: skip
     if scatters:
         partial = backward_tiles(
-            d_out, d_out_strides, image, image_strides, d_image, d_image_strides, fixed, outside, partial, d_theta,
-            state, part, row, column, channels, steps, sizes, axes,
-            SOURCE, ADJOINT, PAD, TAPS, ALIGN_CORNERS, FILL, MASK, ACC, NEEDS_IMAGE, EXACT, NEEDS_THETA,
-            TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL, MASKED=True,
+            *given, SOURCE, ADJOINT, PAD, TAPS, ALIGN_CORNERS, FILL, MASK, ACC, EXACT, NEEDS_THETA,
+            TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL, NEEDS_IMAGE=True, MASKED=True,
         )  # fmt: skip
     elif NEEDS_THETA or not GATHERED:
         if inside:
             partial = backward_tiles(
-                d_out, d_out_strides, image, image_strides, d_image, d_image_strides, fixed, outside, partial, d_theta,
-                state, part, row, column, channels, steps, sizes, axes,
-                SOURCE, ADJOINT, PAD, TAPS, ALIGN_CORNERS, FILL, MASK, ACC, NEEDS_IMAGE and not GATHERED, EXACT,
-                NEEDS_THETA,
-                TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL, MASKED=False,
+                *given, SOURCE, ADJOINT, PAD, TAPS, ALIGN_CORNERS, FILL, MASK, ACC, EXACT, NEEDS_THETA,
+                TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL, NEEDS_IMAGE=NEEDS_IMAGE and not GATHERED, MASKED=False,
             )  # fmt: skip
         else:
             partial = backward_tiles(
-                d_out, d_out_strides, image, image_strides, d_image, d_image_strides, fixed, outside, partial, d_theta,
-                state, part, row, column, channels, steps, sizes, axes,
-                SOURCE, ADJOINT, PAD, TAPS, ALIGN_CORNERS, FILL, MASK, ACC, NEEDS_IMAGE and not GATHERED, EXACT,
-                NEEDS_THETA,
-                TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL, MASKED=True,
+                *given, SOURCE, ADJOINT, PAD, TAPS, ALIGN_CORNERS, FILL, MASK, ACC, EXACT, NEEDS_THETA,
+                TILE_H, BLOCK_C, CHANNELS, LOOP, UNROLL, NEEDS_IMAGE=NEEDS_IMAGE and not GATHERED, MASKED=True,
             )  # fmt: skip
     if NEEDS_THETA:
         STORE(partial, state, d_theta, column.to(ACC) - centre_of(w, ACC), axes)

@@ -50,18 +50,18 @@ def affine_source(state, row, column, live, x, y, axes):
 
 
 @jit
-def affine_inverse(state, sizes, axes, RADIUS: constexpr, ACC: constexpr):
+def affine_inverse(state, sizes, axes, RADIUS_X: constexpr, RADIUS_Y: constexpr, ACC: constexpr):
     """The inverse (x, y) = [[a, b], [d, e]]^-1 (j - c, i - f), and half the extents of every box, the same for all."""
     a, b, c, d, e, f = state
     h, w, H, W = sizes[0].to(ACC), sizes[1].to(ACC), sizes[2].to(ACC), sizes[3].to(ACC)
     slack = slack_of(ACC)
     det = determinant(a, b, d, e)
     regular = tl.abs(det) * LARGEST * LARGEST > 1
-    det = tl.where(regular, det, 1.0)
-    x_by_u, x_by_v, y_by_u, y_by_v = e / det, -b / det, -d / det, a / det
+    scale = 1.0 / tl.where(regular, det, 1.0)
+    x_by_u, x_by_v, y_by_u, y_by_v = e * scale, -b * scale, -d * scale, a * scale
     terms_u = tl.abs(a) * w + tl.abs(b) * h + tl.abs(c) + W
     terms_v = tl.abs(d) * w + tl.abs(e) * h + tl.abs(f) + H
-    reach_u, reach_v = tl.fma(terms_u, slack, RADIUS), tl.fma(terms_v, slack, RADIUS)
+    reach_u, reach_v = tl.fma(terms_u, slack, RADIUS_X), tl.fma(terms_v, slack, RADIUS_Y)
     half_x = tl.abs(x_by_u) * reach_u + tl.abs(x_by_v) * reach_v + w * slack
     half_y = tl.abs(y_by_u) * reach_u + tl.abs(y_by_v) * reach_v + h * slack
     regular = regular & (terms_u < LARGEST) & (terms_v < LARGEST) & (half_x < LARGEST) & (half_y < LARGEST)

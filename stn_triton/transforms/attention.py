@@ -34,11 +34,11 @@ def attention_source(state, row, column, live, x, y, axes):
 
 
 @jit
-def attention_inverse(state, sizes, axes, RADIUS: constexpr, ACC: constexpr):
+def attention_inverse(state, sizes, axes, RADIUS_X: constexpr, RADIUS_Y: constexpr, ACC: constexpr):
     """That of the affine map it is."""
     scale_x, shift_x, scale_y, shift_y = state
     zero = tl.zeros([], ACC)
-    return affine_inverse((scale_x, zero, shift_x, zero, scale_y, shift_y), sizes, axes, RADIUS, ACC)
+    return affine_inverse((scale_x, zero, shift_x, zero, scale_y, shift_y), sizes, axes, RADIUS_X, RADIUS_Y, ACC)
 
 
 @jit
