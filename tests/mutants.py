@@ -484,13 +484,13 @@ MUTANTS = {
         "kernels/gather.py", "RADIUS, RADIUS + (ROWS - 1) / 2, ACC", "RADIUS, RADIUS, ACC",
     ),
     "gather, a row below the image": (
-        "kernels/gather.py", "tl.store(place, total, mask=in_row & (row + r < H))", "tl.store(place, total, mask=in_row)",
+        "kernels/gather.py", "tl.store(place, totals[c * ROWS + r].to(d_image.dtype.element_ty), mask=in_row & live)", "tl.store(place, totals[c * ROWS + r].to(d_image.dtype.element_ty), mask=in_row)",
     ),
     "gather, what is not read": (
-        "kernels/gather.py", "new += (tl.where(reads, total, totals[c * ROWS + r]),)", "new += (total,)",
+        "kernels/gather.py", "new += (tl.where(shares[r][1], total, totals[c * ROWS + r]),)", "new += (total,)",
     ),
     "gather, 0 times what is not finite": (
-        "kernels/gather.py", "total = tl.fma(weight, d_value.to(ACC), totals[c * ROWS + r])", "total, reads = tl.fma(tl.where(reads, weight, 0.0), d_value.to(ACC), totals[c * ROWS + r]), True | reads",
+        "kernels/gather.py", "new += (tl.where(shares[r][1], total, totals[c * ROWS + r]),)", "new += (tl.fma(tl.where(shares[r][1], shares[r][0], 0.0), d_value.to(ACC), totals[c * ROWS + r]),)",
     ),
     "gather, one transform of several": (
         "kernels/gather.py", "for m in range(transforms if MANY else 1):", "for m in range(1):",
@@ -502,10 +502,10 @@ MUTANTS = {
         "kernels/gather.py", "gathers = candidates <= most", "gathers = candidates > -1",
     ),
     "gather, what is left is not cleared": (
-        "kernels/gather.py", "tl.store(place, zero, mask=live)", "pass",
+        "kernels/gather.py", "tl.store(place, zero, mask=in_row & live)", "pass",
     ),
     "gather, rests are not cleared": (
-        "kernels/gather.py", "tl.store(place + rests, zero, mask=live)", "pass",
+        "kernels/gather.py", "tl.store(place + rests, zero, mask=in_row & live)", "pass",
     ),
     "gather, every image is scattered, too": (
         "kernels/warp.py", "scatters = tl.load(scattered + n) != 0", "scatters = tl.load(scattered + n) >= 0",

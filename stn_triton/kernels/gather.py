@@ -67,9 +67,8 @@ def ask(
                 # The scalar first, as in `samplers.pointer`: a row of a channel costs one 64-bit addition.
                 d_value = tl.load(d_out + c * (BLOCK_C * d_out_c) + at + column * d_out_w, mask=wanted, other=0.0)
                 for r in tl.static_range(ROWS):
-                    weight, reads = shares[r]
-                    total = tl.fma(weight, d_value.to(ACC), totals[c * ROWS + r])
-                    new += (tl.where(reads, total, totals[c * ROWS + r]),)  # others may not be finite
+                    total = tl.fma(shares[r][0], d_value.to(ACC), totals[c * ROWS + r])
+                    new += (tl.where(shares[r][1], total, totals[c * ROWS + r]),)  # others may not be finite
             totals = new
         y += 1
         at += d_out_h
@@ -211,17 +210,16 @@ def warp_gather(
                     )  # fmt: skip
                 for c in tl.static_range(CHANNELS):
                     for r in tl.static_range(ROWS):
-                        place = d_image + (at + (first + c * BLOCK_C) * strides[0] + r * strides[1])
-                        total = totals[c * ROWS + r].to(d_image.dtype.element_ty)
-                        tl.store(place, total, mask=in_row & (row + r < H))
+                        place, live = d_image + (at + (first + c * BLOCK_C) * strides[0] + r * strides[1]), row + r < H
+                        tl.store(place, totals[c * ROWS + r].to(d_image.dtype.element_ty), mask=in_row & live)
         else:
             zero = tl.zeros(at.shape, sums.dtype.element_ty)
             for first in range(0, channels, BLOCK_C):
                 for r in tl.static_range(ROWS):
-                    place, live = sums + (at + first * strides[0] + r * strides[1]), in_row & (row + r < H)
-                    tl.store(place, zero, mask=live)
+                    place, live = sums + (at + first * strides[0] + r * strides[1]), row + r < H
+                    tl.store(place, zero, mask=in_row & live)
                     if EXACT:
-                        tl.store(place + rests, zero, mask=live)
+                        tl.store(place + rests, zero, mask=in_row & live)
         row += TILE_H * ROWS
     if row_block + column_block + channel_block == 0:
         tl.store(scattered + n, tl.where(gathers, 0, 1))
