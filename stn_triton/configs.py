@@ -95,15 +95,17 @@ def choose_config(forward: bool, channels: int, width: int, unit: bool, vector: 
 def choose_gather_config(channels: int, width: int, unit: bool, vector: int) -> LaunchConfig:
     """The launch shape of the gather, whose tiles are of the image, ``width`` wide; else as `choose_config`.
 
-    A box of target pixels costs much more than the values in it, so several channels share its coordinates; more than
-    eight at a time, of ROWS_OF_A_LANE pixels and with the values in flight, would leave too few warps.
+    A box of target pixels costs much more than the values in it, so several channels share its coordinates: up to
+    eight, or 256 bits of neighbours. More sums of ROWS_OF_A_LANE pixels, and values in flight, would leave few warps.
     """
     config = choose_config(False, channels, width, unit, vector)._replace(max_steps=16)
+    if config.lanes_c > 1:  # half as many lanes share a pixel: each takes 128 bits twice, 40 % fewer instructions
+        return config._replace(tile_h=2 * config.tile_h, lanes_c=config.lanes_c // 2, channels=2)
     if config.tile_h > config.tile_w:  # as many rows as before, or small images leave half of the lanes idle
         config = config._replace(tile_h=config.tile_h // ROWS_OF_A_LANE)
     if vector > 1 or not config.loop:
         return config
-    return config._replace(channels=next(written for written in (8, 2, 1) if channels % written == 0))
+    return config._replace(channels=next(written for written in (8, 4, 3, 2, 1) if channels % written == 0))
 
 
 def by_columns(config: LaunchConfig, width: int) -> LaunchConfig:

@@ -19,6 +19,7 @@ FORMS = {
     "any channels": (5, LaunchConfig(4, 8)),
     "channels last, 1 lane a pixel": (4, LaunchConfig(4, 8, lanes_c=1)),
     "channels last, 4 lanes": (32, LaunchConfig(4, 4, lanes_c=4)),
+    "channels last, 4 lanes, two blocks of channels": (32, LaunchConfig(4, 4, lanes_c=4, channels=2)),
     "channels last, 16 lanes": (64, LaunchConfig(1, 8, lanes_c=16, max_steps=4)),
 }
 
