@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("triton")
 
 from bench import results
-from bench.gpu import command_line, stages, suite, tiles
+from bench.gpu import command_line, image_gradient, stages, suite, tiles
 from bench.gpu.stages import Item, Stage
 from bench.runner import Runner
 from bench.workloads import WORKLOADS
@@ -28,7 +28,9 @@ def test_without_a_gpu_nothing_is_measured(capsys):
 def test_an_unknown_stage(capsys):
     with pytest.raises(SystemExit):
         command_line.main(["nonsense"])
-    assert "expected a stage of headline, tests, tiles, others, got 'nonsense'" in capsys.readouterr().err
+    assert (
+        "expected a stage of headline, tests, image_gradient, tiles, others, got 'nonsense'" in capsys.readouterr().err
+    )
 
 
 class Measured:
@@ -113,6 +115,7 @@ def test_stages_have_items_of_their_own():
     assert {*names["headline"], *names["others"]} >= {"svhn-cnn", *SMALL, "large-c3, cold"}
     assert "test_warp.py" in names["tests"]
     assert "large-c1 backward" in names["tiles"]
+    assert "8x1x512x512 float32 bilinear, turned by 30" in names["image_gradient"]
 
 
 def test_headline_rows(torch_path, monkeypatch, tmp_path, capsys):
@@ -197,6 +200,63 @@ def test_a_sanitizer_that_checked_nothing_has_not_passed(a_project, monkeypatch,
     assert suite.memcheck(time.monotonic() + 60)["passed"] is False
     a_project("test_bench.py", "def test_ours_passes_the_gate_kernel(): pass\n")
     assert suite.memcheck(time.monotonic() + 60)["passed"] is True
+
+
+# --- the ways to the image's gradient ---------------------------------------------------------------------------
+
+
+SMALL_CASES = [
+    image_gradient.Case((2, 1, 16, 17)),
+    image_gradient.Case((1, 8, 9, 8), torch.bfloat16, torch.channels_last),
+]
+
+
+@pytest.fixture
+def once(monkeypatch):
+    """Each step is timed once."""
+    monkeypatch.setattr(
+        image_gradient, "interleaved",
+        lambda clock, steps, *_: {name: image_gradient.device_times(clock, step, 1) for name, step in steps.items()},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SMALL_CASES, ids=lambda case: case.name(30))
+def test_every_way_is_taken(kernel_path, monkeypatch, once, case):
+    """However many target pixels are asked; the kernels that ran, and the table."""
+    monkeypatch.setattr(image_gradient, "ZOOMS", (1.0, 9.0))
+    ran, real = [], image_gradient.launch._launch
+
+    def spy(kernel, programs, *args, options):
+        given = dict(zip(kernel.arg_names, args, strict=True))
+        real(kernel, programs, *args, options=options)
+        left = kernel is image_gradient.launch.warp_gather and given["scattered"].any().item()
+        ran.append((kernel.fn.__name__, left, given.get("GATHERED"), given.get("EXACT")))
+
+    monkeypatch.setattr(image_gradient.launch, "_launch", spy)
+    row = image_gradient.measure(Runner.on(kernel_path.device, seconds=0.0), case, 30)
+    assert [*row["zooms"]] == ["1.0", "9.0"]
+    for zoom in row["zooms"].values():
+        assert not zoom["wrong"]
+        assert {*zoom["seconds"]} == {*image_gradient.WAYS, "pytorch"}
+    assert ("warp_gather", False, None, False) in ran
+    assert {one[2:] for one in ran if one[0] == "warp_backward"} == {(True, False), (False, False), (False, True)}
+    assert not any(left for _, left, _, _ in ran)
+    table = image_gradient.table([{"name": case.name(30), **row}, {"name": "other", "failed": "out of luck"}])
+    assert "scattered / gathered" in table
+    assert "FAILED: out of luck" in table
+    assert not image_gradient.failed(row)
+
+
+def test_a_wrong_gradient_is_not_timed(kernel_path, monkeypatch, once):
+    monkeypatch.setattr(image_gradient, "ZOOMS", (1.0,))
+    share = image_gradient.plan.samplers.nearest_share
+    broken = image_gradient.plan.SAMPLERS["bilinear"]._replace(share=share)
+    monkeypatch.setitem(image_gradient.plan.SAMPLERS, "bilinear", broken)
+    row = image_gradient.measure(Runner.on(kernel_path.device, seconds=0.0), SMALL_CASES[0], 0)
+    assert [*row["zooms"]["1.0"]["wrong"]] == ["gathered"]
+    assert "gathered" not in row["zooms"]["1.0"]["seconds"]
+    assert image_gradient.failed(row)
+    assert "1.0: gathered off by" in image_gradient.table([{"name": "broken", **row}])
 
 
 # --- launch shapes -----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from .. import report, svhn
 from ..runner import Runner, ours_is_there
 from ..traffic import Flush
 from ..workloads import WORKLOADS, Workload
-from . import suite, tiles
+from . import image_gradient, suite, tiles
 
 Row = dict[str, Any]
 
@@ -57,6 +57,15 @@ def search(runner: Runner, end: float) -> list[Item]:
     ]
 
 
+def gradient(runner: Runner, end: float) -> list[Item]:
+    """The ways to the image's gradient, by scale."""
+    return [
+        Item(case.name(turn), lambda case=case, turn=turn: image_gradient.measure(runner, case, turn))
+        for case in image_gradient.CASES
+        for turn in image_gradient.TURNS
+    ]
+
+
 def headlines() -> list[Workload]:
     """The workloads that say most."""
     return [workload for workload in WORKLOADS if workload.headline]
@@ -79,6 +88,7 @@ def _row_failed(row: Row) -> bool:
 STAGES = {
     "headline": Stage(headline, _rows_table, _row_failed),
     "tests": Stage(tests, lambda rows, _: suite.table(rows), lambda row: "failed" in row or row["passed"] is False),
+    "image_gradient": Stage(gradient, lambda rows, _: image_gradient.table(rows), image_gradient.failed),
     "tiles": Stage(search, lambda rows, _: tiles.table(rows), tiles.failed),
     "others": Stage(others, _rows_table, _row_failed),
 }
