@@ -114,7 +114,8 @@ def test_stages_have_items_of_their_own():
         assert len(set(of_stage)) == len(of_stage)
     assert {*names["headline"], *names["others"]} >= {"svhn-cnn", *SMALL, "large-c3, cold"}
     assert "test_warp.py" in names["tests"]
-    assert "large-c1 backward" in names["tiles"]
+    assert {"large-c1 backward", "large-c1 gather", "stn-tutorial backward"} <= {*names["tiles"]}
+    assert not {"stn-tutorial gather", "mnist-tps gather"} & {*names["tiles"]}
     assert "8x1x512x512 float32 bilinear, turned by 30" in names["image_gradient"]
 
 
@@ -264,7 +265,7 @@ def test_a_wrong_gradient_is_not_timed(kernel_path, monkeypatch, once):
 
 def test_the_pinned_shape_comes_first_and_others_are_its_neighbours():
     pinned = tiles.configs.THREE_CHANNELS
-    found = tiles.shapes(pinned)
+    found = tiles.shapes(pinned, "forward")
     assert found[0] == (pinned, tiles.configs.ENOUGH_PROGRAMS)
     assert len(set(found)) == len(found)
     for config, programs in found:
@@ -274,11 +275,11 @@ def test_the_pinned_shape_comes_first_and_others_are_its_neighbours():
         assert config.tile_h * config.tile_w * config.lanes_c in tiles.LANES
 
 
-@pytest.mark.parametrize("name", ["forward", "backward"])
+@pytest.mark.parametrize("name", ["forward", "backward", "gather"])
 def test_shapes_are_launched_and_what_is_wrong_is_refused(kernel_path, monkeypatch, name):
     config = tiles.configs.THREE_CHANNELS._replace(unroll=1)
     impossible, smaller = config._replace(channels=2), config._replace(tile_h=16, tile_w=8)
-    monkeypatch.setattr(tiles, "shapes", lambda pinned: [tiles.Shape(c, 792) for c in (pinned, smaller, impossible)])
+    monkeypatch.setattr(tiles, "shapes", lambda pinned, _: [tiles.Shape(c, 792) for c in (pinned, smaller, impossible)])
     row = tiles.search(Runner.on(kernel_path.device, seconds=0.0), SMALL["kornia-affine-n8"], name)
     labels = list(row["seconds"])
     assert len(labels) == 2
@@ -299,7 +300,7 @@ def test_a_shape_of_a_pass_is_not_the_others(kernel_path, monkeypatch):
     workload = SMALL["kornia-affine-n1"]
     inputs = tiles.make_inputs(workload, kernel_path.device)
     step = tiles.steps_of(tiles.RIVALS["ours"](workload, inputs), inputs)["both"]
-    with tiles.launched_as(False, None) as own:
+    with tiles.launched_as("backward", None) as own:
         step.run(step.prepare())
     assert seen == [True, False]
     assert len(own) == 1

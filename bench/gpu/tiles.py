@@ -13,10 +13,11 @@ from unittest import mock
 
 from stn_triton import configs, plan
 from stn_triton.configs import LaunchConfig
+from stn_triton.spec import WarpSpec
 
 from ..codegen.capture import forget_plans
 from ..gate import Gate
-from ..inputs import make_inputs
+from ..inputs import make_inputs, transform_of
 from ..measure import calls_in_a_graph, device_times, interleaved
 from ..report import columns
 from ..rivals import RIVALS
@@ -38,8 +39,10 @@ def searched() -> list[Workload]:
 
 
 def passes(workload: Workload) -> list[str]:
-    """Those with a kernel of their own."""
-    return ["forward"] if workload.needs == "none" else ["forward", "backward"]
+    """Those with a kernel of their own; backward is without the gather."""
+    transform, options = transform_of(workload), (workload.mode, workload.padding_mode, workload.align_corners)
+    gathered = workload.needs_image and plan.gathers(WarpSpec(transform, *options, workload.size))
+    return ["forward"] + ["backward"] * (workload.needs != "none") + ["gather"] * gathered
 
 
 class Shape(NamedTuple):
@@ -55,15 +58,15 @@ class Shape(NamedTuple):
         return " ".join(f"{name}={value}" for name, value in fields.items())
 
 
-def shapes(pinned: LaunchConfig) -> list[Shape]:
+def shapes(pinned: LaunchConfig, name: str) -> list[Shape]:
     """The pinned shape, then its neighbours: one field changed; and tiles of as many lanes, twice as many, and half.
 
-    The channels that are written out stay: a kernel of others is a choice of its own.
+    The channels that are written out stay, a kernel of others is a choice of its own; so do a gather's rows of a lane.
     """
     lanes = pinned.tile_h * pinned.tile_w
     tiles = [(h, total // h) for total in (lanes, 2 * lanes, lanes // 2) for h in (1, 2, 4, 8, 16) if total % h == 0]
     configs_ = [pinned._replace(tile_h=h, tile_w=w) for h, w in tiles if w >= 4 and h * w * pinned.lanes_c in LANES]
-    configs_ += [pinned._replace(unroll=unroll) for unroll in (1, 2, 4)]
+    configs_ += [pinned._replace(unroll=unroll) for unroll in (1, 2, 4) if name != "gather"]
     configs_ += [pinned._replace(max_steps=steps) for steps in (1, 2, 4, 8, 16, 32)]
     own = configs.ENOUGH_PROGRAMS
     found = [Shape(pinned, own)]
@@ -76,14 +79,15 @@ LANES = (32, 64, 128, 256)  #: of a program: one to eight warps
 
 
 @contextmanager
-def launched_as(forward: bool, shape: Shape | None) -> Iterator[list[LaunchConfig]]:
-    """Within, this pass is planned with the shape; the list gets the configs it would have had."""
+def launched_as(name: str, shape: Shape | None) -> Iterator[list[LaunchConfig]]:
+    """Within, the pass of that name is planned with the shape; the list gets the configs it would have had."""
     own: list[LaunchConfig] = []
-    choose = plan._config
+    function = "_gather_config" if name == "gather" else "_config"
+    choose = getattr(plan, function)
 
-    def chosen(of_forward: bool, *arguments: Any) -> LaunchConfig:
-        config = choose(of_forward, *arguments)
-        if of_forward != forward:
+    def chosen(*arguments: Any) -> LaunchConfig:
+        config = choose(*arguments)
+        if name != "gather" and arguments[0] != (name == "forward"):
             return config
         own.append(config)
         return shape.config if shape else config
@@ -91,7 +95,7 @@ def launched_as(forward: bool, shape: Shape | None) -> Iterator[list[LaunchConfi
     forget_plans()
     try:
         with (
-            mock.patch.object(plan, "_config", chosen),
+            mock.patch.object(plan, function, chosen),
             mock.patch.object(configs, "ENOUGH_PROGRAMS", shape.programs if shape else configs.ENOUGH_PROGRAMS),
         ):
             yield own
@@ -101,18 +105,17 @@ def launched_as(forward: bool, shape: Shape | None) -> Iterator[list[LaunchConfi
 
 def search(runner: Runner, workload: Workload, name: str) -> dict[str, Any]:
     """Seconds of a pass by launch shape, of those that pass the gate; and why the others do not."""
-    forward = name == "forward"
     inputs = make_inputs(workload, runner.device)
     job = RIVALS["ours"](workload, inputs)
     gate = Gate(workload, inputs, RIVALS["pytorch"](workload, inputs))
-    step = steps_of(job, inputs)[name]
-    with launched_as(forward, None) as own:
+    step = steps_of(job, inputs)["forward" if name == "forward" else "backward"]
+    with launched_as(name, None) as own:
         step.run(step.prepare())
     passed: list[Shape] = []
     refused: dict[str, str] = {}
-    for shape in shapes(own[0]):
+    for shape in shapes(own[0], name):
         try:
-            with launched_as(forward, shape):
+            with launched_as(name, shape):
                 complaint = gate.judge(job, ours=True).complaint
         except Exception as error:
             complaint = reason(error)
@@ -124,14 +127,14 @@ def search(runner: Runner, workload: Workload, name: str) -> dict[str, Any]:
     if runner.device.type == "cuda" and passed:  # graphs keep what they replay: after all that is not replayed
 
         def replayed(shape: Shape, calls: int) -> Step:
-            with launched_as(forward, shape):
+            with launched_as(name, shape):
                 return captured(step, calls)
 
         calls = calls_in_a_graph(min(device_times(runner.clock, replayed(passed[0], 1), 3)))
         steps = {shape.label: replayed(shape, calls) for shape in passed}
     times = interleaved(runner.clock, steps, runner.seconds, runner.flush)
     return {
-        "pinned": shapes(own[0])[0].label,
+        "pinned": shapes(own[0], name)[0].label,
         "seconds": {label: [float(f"{t / calls:.4g}") for t in taken] for label, taken in times.items()},
         "refused": refused,
     }
