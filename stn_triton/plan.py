@@ -10,8 +10,8 @@ import torch
 from .configs import (
     COLUMNS_TOGETHER,
     INTERPRETER,
+    LANE_ROWS,
     MOST_CANDIDATES,
-    ROWS_OF_A_LANE,
     Blocks,
     LaunchConfig,
     blocks_of,
@@ -167,8 +167,8 @@ def plan_gather(
     batch, channels, height, width = like.shape
     unit, vector = neighbours(d_out, d_image)
     config = _gather_config(channels, width, unit, vector)
-    # However a launch is shaped, a lane has as many rows: the order of sums depends on it.
-    blocks = cut(config._replace(unroll=ROWS_OF_A_LANE), batch, channels, (height, width), vector)
+    tall = config._replace(tile_h=config.tile_h * LANE_ROWS, unroll=1)  # in pixels
+    blocks = cut(tall, batch, channels, (height, width), vector)
     _, _, _, *of_m = _transforms(spec, theta)
     transform, sampler = spec.transform, SAMPLERS[spec.mode]
     numbers = (
@@ -181,7 +181,7 @@ def plan_gather(
         sampler.share, sampler.radius, spec.align_corners, spec.transforms is not None, exact,
         _accumulator(spec, like.shape, like.dtype), _index(theta, d_out, d_image), unit, vector,
         config.tile_h, config.tile_w, config.lanes_c * vector, config.channels, config.loop,
-        ROWS_OF_A_LANE, COLUMNS_TOGETHER[spec.mode] if vector == 1 else 1,
+        LANE_ROWS, COLUMNS_TOGETHER[spec.mode] if vector == 1 else 1,  # registers hold one column of so many channels
     )  # fmt: skip
     return Plan(batch * blocks.per_sample, numbers, constants, _options(config), like.shape, like.memory_format)
 

@@ -460,7 +460,7 @@ MUTANTS = {
         "bench/gpu/tiles.py", "complaint = gate.judge(job, ours=True).complaint", 'complaint = ""',
     ),
     "gather, a column of every box": (
-        "kernels/gather.py", "for column in tl.static_range(COLUMNS):", "for column in tl.static_range(COLUMNS - 1):",
+        "kernels/gather.py", "for column in tl.static_range(TOGETHER):", "for column in tl.static_range(TOGETHER - 1):",
     ),
     "gather, the columns that are left": (
         "kernels/gather.py", "for _column in range(together, columns):", "for _column in range(together, together):",
@@ -474,23 +474,32 @@ MUTANTS = {
     "gather, weights of one axis": (
         "kernels/gather.py", "shares += ((weight_y * weight_x, reads),)", "shares += ((weight_y * weight_y, reads),)",
     ),
+    "gather, two columns left over": (
+        "kernels/gather.py", "(columns + TOGETHER - 2) // TOGETHER * TOGETHER", "columns // TOGETHER * TOGETHER",
+    ),
+    "gather, bounds of the first rows of lanes": (
+        "kernels/gather.py", "first_row.to(ACC) + middle, last_row.to(ACC) + middle", "first_row.to(ACC), last_row.to(ACC)",
+    ),
+    "gather, bounds without the last row": (
+        "kernels/gather.py", "// LANE_ROWS * LANE_ROWS", "// LANE_ROWS * LANE_ROWS - LANE_ROWS",
+    ),
     "gather, the first row of a lane twice": (
         "kernels/gather.py", "SHARE(v, i + r)", "SHARE(v, i)",
     ),
     "gather, boxes of the first row of a lane": (
-        "kernels/gather.py", "BOX(numbers, j, i + (ROWS - 1) / 2)", "BOX(numbers, j, i)",
+        "kernels/gather.py", "BOX(numbers, j, i + (LANE_ROWS - 1) / 2)", "BOX(numbers, j, i)",
     ),
     "gather, boxes as high as those of one pixel": (
-        "kernels/gather.py", "RADIUS, RADIUS + (ROWS - 1) / 2, ACC", "RADIUS, RADIUS, ACC",
+        "kernels/gather.py", "RADIUS, RADIUS + (LANE_ROWS - 1) / 2, ACC", "RADIUS, RADIUS, ACC",
     ),
     "gather, a row below the image": (
-        "kernels/gather.py", "tl.store(place, totals[c * ROWS + r].to(d_image.dtype.element_ty), mask=in_row & live)", "tl.store(place, totals[c * ROWS + r].to(d_image.dtype.element_ty), mask=in_row)",
+        "kernels/gather.py", "tl.store(place, totals[c * LANE_ROWS + r].to(d_image.dtype.element_ty), mask=in_row & live)", "tl.store(place, totals[c * LANE_ROWS + r].to(d_image.dtype.element_ty), mask=in_row)",
     ),
     "gather, what is not read": (
-        "kernels/gather.py", "new += (tl.where(shares[r][1], total, totals[c * ROWS + r]),)", "new += (total,)",
+        "kernels/gather.py", "new += (tl.where(shares[r][1], total, totals[c * LANE_ROWS + r]),)", "new += (total,)",
     ),
     "gather, 0 times what is not finite": (
-        "kernels/gather.py", "new += (tl.where(shares[r][1], total, totals[c * ROWS + r]),)", "new += (tl.fma(tl.where(shares[r][1], shares[r][0], 0.0), d_value.to(ACC), totals[c * ROWS + r]),)",
+        "kernels/gather.py", "new += (tl.where(shares[r][1], total, totals[c * LANE_ROWS + r]),)", "new += (tl.fma(tl.where(shares[r][1], shares[r][0], 0.0), d_value.to(ACC), totals[c * LANE_ROWS + r]),)",
     ),
     "gather, one transform of several": (
         "kernels/gather.py", "for m in range(transforms if MANY else 1):", "for m in range(1):",

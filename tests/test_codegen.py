@@ -112,30 +112,33 @@ def test_three_loops_over_tiles_are_all_reported():
 
 GATHER_TEXT = """
         /*0000*/                   MOV R1, c[0x0][0x28] ;
-        /*0010*/               @P0 BRA 0x00b0 ;
+        /*0010*/               @P0 BRA 0x00e0 ;
         /*0020*/                   FADD R0, R0, 1 ;
         /*0030*/                   FADD R0, R0, 1 ;
         /*0040*/               @P1 LDG.E R2, desc[UR4][R2.64] ;
         /*0050*/               @P2 LDG.E R3, desc[UR4][R2.64] ;
         /*0060*/                   FFMA R4, R2, R3, R4 ;
         /*0070*/               @P3 BRA 0x0040 ;
-        /*0080*/                   STG.E desc[UR4][R2.64], R4 ;
-        /*0090*/               @P4 BRA 0x0020 ;
-        /*00a0*/                   EXIT ;
-        /*00b0*/                   STG.E desc[UR4][R2.64], RZ ;
-        /*00c0*/               @P5 BRA 0x00b0 ;
+        /*0080*/               @P1 LDG.E R2, desc[UR4][R2.64] ;
+        /*0090*/                   FFMA R4, R2, R3, R4 ;
+        /*00a0*/               @P3 BRA 0x0080 ;
+        /*00b0*/                   STG.E desc[UR4][R2.64], R4 ;
+        /*00c0*/               @P4 BRA 0x0020 ;
         /*00d0*/                   EXIT ;
+        /*00e0*/                   STG.E desc[UR4][R2.64], RZ ;
+        /*00f0*/               @P5 BRA 0x00e0 ;
+        /*0100*/                   EXIT ;
 """
 
 
 def test_a_gathers_loops():
-    """Two target pixels a trip, within a loop over tiles; the other loop clears."""
+    """Two target pixels a trip, or one, within a loop over tiles; the other loop clears."""
     loops = control_flow(parse_sass(GATHER_TEXT))
-    path = gather_path(loops, SASS, Gather(rows=1, columns=2, box=6, channels=1, bits=32))
-    assert (path.prologue, path.pixel, path.candidate) == (3, 4, 2)
+    path = gather_path(loops, SASS, Gather(rows=1, box=6, channels=1, bits=32))
+    assert (path.prologue, path.pixel, path.candidate) == (3, 4, 2)  # one at a time is dearer, 3
     assert path.per_pixel(Share(channels=1, tiles=3), with_prologue=True) == 4 + 6 * 2 + 1
-    assert gather_path(loops, SASS, Gather(1, columns=1, box=6, channels=1, bits=32)).candidate == 2  # of two rows
-    both = gather_path(loops, SASS, Gather(rows=2, columns=2, box=8, channels=1, bits=32))
+    assert gather_path(loops, SASS, Gather(rows=1, box=6, channels=2, bits=32)).candidate == 4  # one of two channels
+    both = gather_path(loops, SASS, Gather(rows=2, box=8, channels=1, bits=32))
     assert both.per_pixel(Share(channels=1), with_prologue=False) == (4 + 8 * 2) / 2  # two pixels ask at once
 
 

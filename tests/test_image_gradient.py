@@ -249,6 +249,7 @@ def test_the_horizon_within_the_output(kernel_path, left):
 
 EVERY_RUN = {
     "gathered": ("affine", "bilinear", "zeros", torch.float32, False),
+    "gathered, perspective": ("homography", "bilinear", "zeros", torch.float32, False),
     "gathered, half": ("homography", "nearest", "fill", torch.float16, False),
     "affine": ("affine", "bilinear", "reflection", torch.float32, True),
     "spline": ("tps", "bicubic", "border", torch.float16, True),
@@ -260,20 +261,28 @@ EVERY_RUN = {
 def test_the_same_whatever_the_order_and_the_launch_shape(kernel_path, monkeypatch, how):
     """20 shuffles of some programs, and other numbers of them; on a GPU 20 runs."""
     transform, mode, padding_mode, dtype, deterministic = EVERY_RUN[how]
-    case, size = TRANSFORM_CASES[transform], (9, 8)
-    theta = torch.tensor(case.theta(np.random.default_rng(0), 1, size), device=kernel_path.device).to(
-        theta_dtype(dtype)
-    )
-    image = torch.randn(1, 2, 7, 8, device=kernel_path.device).to(dtype).requires_grad_()
+    case, size, image_size, small = TRANSFORM_CASES[transform], (9, 8), (7, 8), LaunchConfig(4, 8, max_steps=1)
+    gathered_small = LaunchConfig(2, 4, max_steps=1)
+    theta = torch.tensor(case.theta(np.random.default_rng(0), 1, size), device=kernel_path.device)
+    if how == "gathered, perspective":  # boxes of two columns here, three there: of a small tile two are the most
+        size, image_size, gathered_small = (24, 24), (24, 24), LaunchConfig(8, 16, max_steps=1)
+        theta = torch.tensor([[[1.6, 0.05, 0.02], [-0.04, 1.6, 0.01], [0.2, 0.1, 1]]], device=kernel_path.device)
+    theta = theta.to(theta_dtype(dtype))
+    image = torch.randn(1, 2, *image_size, device=kernel_path.device).to(dtype).requires_grad_()
     d_out = torch.randn(1, 2, *size, device=kernel_path.device) * 10.0 ** torch.randint(-3, 1, size).to(image.device)
     if plan.INTERPRETED:
         shuffle_programs(monkeypatch)
-    shapes = [LaunchConfig(4, 8, max_steps=1)] * 20 + [SMALL, LaunchConfig(1, 16, channels=2, max_steps=3)]
+    programs, real = [], launch._launch
+    monkeypatch.setattr(
+        launch, "_launch", lambda kernel, n, *args, **k: programs.append(n) or real(kernel, n, *args, **k)
+    )
+    several, large = LaunchConfig(1, 16, channels=2, max_steps=3), LaunchConfig(32, 64)
+    shapes = [(small, gathered_small)] * 20 + [(SMALL, SMALL), (several, several), (large, large)]
     fill = 0.5 if padding_mode == "fill" else None
     gradients = []
-    for shape in shapes:
-        for config in ("_config", "_gather_config"):
-            monkeypatch.setattr(plan, config, lambda *args, shape=shape: shape)
+    for shape, gathered_shape in shapes:
+        monkeypatch.setattr(plan, "_config", lambda *args, shape=shape: shape)
+        monkeypatch.setattr(plan, "_gather_config", lambda *args, shape=gathered_shape: shape)
         for planned in (plan.plan_forward, plan.plan_backward, plan.plan_gather):
             planned.cache_clear()
         if not gradients:
@@ -281,7 +290,9 @@ def test_the_same_whatever_the_order_and_the_launch_shape(kernel_path, monkeypat
                 transform, image, theta, size,
                 mode=mode, padding_mode=padding_mode, fill=fill, deterministic=deterministic,
             )  # fmt: skip
+            programs.clear()
         gradients.append(torch.autograd.grad(out, image, d_out.to(dtype), retain_graph=True)[0])
+    assert programs[0] >= 3  # of the gather, if there is one
     assert gradients[0].abs().sum() > 0
     assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
 

@@ -37,14 +37,12 @@ class Path:
 
 @dataclass(frozen=True)
 class GatherPath:
-    """The same of a gather's loop over tiles of the image."""
+    """The same of a gather's loop over tiles of the image, as though the columns of a box were all asked together."""
 
     prologue: int  #: once per program
     pixel: float  #: per pixel of the image and trip of the loop over channels, without the loop over target pixels
     candidate: float  #: per target pixel that a lane asks, of all channels that are written out
-    candidates: (
-        float  #: target pixels that are asked at scale 1, by the pixels of a lane at once, per pixel of the image
-    )
+    candidates: float  #: target pixels that a lane asks at scale 1, per pixel of the image
     barriers: int
     shared: int
 
@@ -66,7 +64,7 @@ class Share:
     channels: int  #: C
     channel_blocks: int = 1  #: programs that take channels of the same pixels
     lanes: int = 1  #: of a program, that take channels of the same pixel
-    tiles: int = 1  #: pixels of a lane, one after the other
+    tiles: int = 1  #: pixels of a lane, of all its tiles
     trips: int = 1  #: of a program's loop over channels
 
     @classmethod
@@ -77,7 +75,7 @@ class Share:
             return cls(arguments["C"])
         lanes = arguments["BLOCK_C"] // arguments["VECTOR"]
         trips = arguments["channels"] // (arguments["BLOCK_C"] * arguments["CHANNELS"])
-        tiles = arguments["steps"] * arguments["ROWS" if launch.name == "warp_gather" else "UNROLL"]
+        tiles = arguments["steps"] * arguments["LANE_ROWS" if launch.name == "warp_gather" else "UNROLL"]
         return cls(arguments["C"], arguments["channel_blocks"], lanes, tiles, trips)
 
 
@@ -158,10 +156,9 @@ def count(launch: Launch) -> Count:
     if launch.name == "warp_finish":
         return count_kernel(launch.kernel, None)
     if launch.name == "warp_gather":
-        rows, columns, wide = arguments["ROWS"], arguments["COLUMNS"], int(2 * arguments["RADIUS"]) + 1
-        box = (wide + rows - 1) * wide
+        rows, wide = arguments["LANE_ROWS"], int(2 * arguments["RADIUS"]) + 1
         written, bits = arguments["CHANNELS"] * arguments["VECTOR"], arguments["d_out"].element_size() * 8
-        return count_kernel(launch.kernel, Gather(rows, columns, box, written, bits))
+        return count_kernel(launch.kernel, Gather(rows, (wide + rows - 1) * wide, written, bits))
     loads = 0
     if "d_out" in arguments:  # itself, and the image at its taps
         loads = 1 + arguments["NEEDS_THETA"] * {"nearest": 1, "bilinear": 4, "bicubic": 16}[arguments["TAPS"].__name__]
@@ -184,10 +181,9 @@ class Work:
 
 @dataclass(frozen=True)
 class Gather:
-    """What a gather's source says of its innermost loop, a trip of which asks a row of ``columns`` target pixels."""
+    """What a gather's source says of its innermost loop."""
 
     rows: int  #: pixels of a lane, which ask at once
-    columns: int
     box: int  #: target pixels that are asked at scale 1
     channels: int  #: of a lane, written out
     bits: int  #: of an element
@@ -240,12 +236,11 @@ def gather_path(root: Region, dialect: Dialect, work: Gather) -> GatherPath:
         outer, before = next(loop for loop in outer.loops if innermost.entry in loop.blocks), outer
         ways.append(before.path(outer))
     prologue, *own = ways
-    lines = elements(innermost) / (work.columns * work.channels)
     trip = [*itertools.chain(*own), *innermost.path()]
     return GatherPath(
         prologue=len(prologue),
         pixel=sum(map(len, own)) / work.rows,
-        candidate=len(innermost.path()) / (lines * work.columns),
+        candidate=len(innermost.path()) * work.channels / elements(innermost),
         candidates=work.box / work.rows,
         barriers=sum(bool(re.match(dialect.barrier, i.opcode)) for i in trip),
         shared=sum(bool(re.match(dialect.shared, i.opcode)) for i in trip),

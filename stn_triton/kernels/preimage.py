@@ -5,9 +5,9 @@ Three device functions of a transform make them:
 - ``inverse(state, sizes, axes, RADIUS_X, RADIUS_Y, ACC) -> (numbers, candidates)``, once per sample: what the others
   take, and how many target pixels a box has at most, as a float: infinity where there are no boxes, because the map is
   singular, too large, not finite, or has a horizon in the image;
-- ``box(numbers, column, row) -> (left, right, top, bottom)`` of places in the image, floats: bounds of the target
-  pixels, in pixels from the middle of the output, whose points lie within RADIUS_X of the column and RADIUS_Y of the
-  row. A sampler's radius makes the box of a pixel; half a row more, between two, that of both;
+- ``box(numbers, column, row) -> (left, right, top, bottom)`` of places in the image, or RADIUS_Y - RADIUS_X below it:
+  bounds of the target pixels, in pixels from the middle of the output, whose points lie within RADIUS_X of the column
+  and RADIUS_Y of the row. A sampler's radius makes the box of a pixel; half a row more, between two, that of both;
 - ``extent(numbers, first_column, last_column, first_row, last_row) -> (width, height)``: no box of these places is
   larger.
 

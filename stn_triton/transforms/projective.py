@@ -99,8 +99,8 @@ def projective_source(state, row, column, live, x, y, axes):
 def projective_inverse(state, sizes, axes, RADIUS_X: constexpr, RADIUS_Y: constexpr, ACC: constexpr):
     """The inverse matrix, (x, y, 1) / r = inverse (j - centre_x, i - centre_y, 1), by cofactors; and boxes' margins.
 
-    There are boxes if 1 / r is positive, and varies by less than a thousand, over the image, half a row, and a border
-    of a pixel more than the radii: then no horizon crosses it, and no point behind the camera is mapped to it.
+    There are boxes if 1 / r is positive, and varies by less than a thousand, over the image and a border of a pixel
+    more than boxes reach: then no horizon crosses it, and no point behind the camera is mapped to it.
     """
     a, b, c, d, e, f, g, h, i, _, _ = state
     target_h, target_w, H, W = sizes[0].to(ACC), sizes[1].to(ACC), sizes[2].to(ACC), sizes[3].to(ACC)
@@ -116,7 +116,8 @@ def projective_inverse(state, sizes, axes, RADIUS_X: constexpr, RADIUS_Y: conste
     x_by_u, x_by_v, x_by_1 = x_by_u * scale, x_by_v * scale, x_by_1 * scale
     y_by_u, y_by_v, y_by_1 = y_by_u * scale, y_by_v * scale, y_by_1 * scale
     r_by_u, r_by_v, r_by_1 = r_by_u * scale, r_by_v * scale, r_by_1 * scale
-    far_u, far_v = axis_x[1] + (RADIUS_X + 1), axis_y[1] + (RADIUS_Y + 1.5)
+    below = RADIUS_Y - RADIUS_X  # that far below the image the middle of a lane's pixels can lie
+    far_u, far_v = axis_x[1] + (RADIUS_X + 1), axis_y[1] + (RADIUS_Y + 1 + below)
     spread = tl.abs(r_by_u) * far_u + tl.abs(r_by_v) * far_v
     least, most = r_by_1 - spread, r_by_1 + spread
     regular = regular & (least * 1000 > most)
