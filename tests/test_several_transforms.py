@@ -36,7 +36,7 @@ def one_by_one(transform, image, theta, **options):
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize(("batch", "padding_mode"), [(2, "zeros"), (1, "reflection")])
 def test_the_same_as_one_by_one(path, transform, batch, padding_mode):
-    """Output bit for bit through the kernels; products round by what BLAS makes of a batch's size on other paths."""
+    """A batch of 1 is the theta of every image. Bit for bit through the kernels; some BLAS rounds by a batch's size."""
     image = torch.randn(2, 3, 6, 7, dtype=torch.float64, device=path.device, requires_grad=True)
     theta = parameters(transform, batch, path.device).requires_grad_()
     out = transform_sample(transform, image, theta, SIZE, padding_mode=padding_mode)
