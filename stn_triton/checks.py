@@ -97,6 +97,9 @@ def whole_numbers(size: Any, name: str = "size") -> tuple[int, ...]:
     """The sequence as ints; raises TypeError unless whole numbers."""
     try:
         # An int stays what it is: under torch.compile a symbol, which operator.index would make a constant.
-        return tuple(n if isinstance(n, int) else operator.index(n) for n in size)
+        numbers = tuple(n if isinstance(n, int) else operator.index(n) for n in size)
+        if any(isinstance(n, bool) for n in numbers):
+            raise TypeError
+        return numbers
     except TypeError:
         raise TypeError(f"{name}: expected a sequence of whole numbers, got {size!r}") from None

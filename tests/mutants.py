@@ -555,6 +555,9 @@ MUTANTS = {
     "rests lost": (
         "kernels/fixed_point.py", "tl.atomic_add(place + rests, rest, mask=inside & (rest != 0), sem=\"relaxed\")", "pass",
     ),
+    "negative sums cut down": (
+        "kernels/fixed_point.py", "((whole + 2147483648) >> 32) << 32", "(whole >> 32) << 32",
+    ),
     "exponents one too small": (
         "kernels/fixed_point.py", ".to(tl.int32) - 1022", ".to(tl.int32) - 1023",
     ),

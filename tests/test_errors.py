@@ -41,6 +41,7 @@ X, T = torch.rand(2, 3, 4, 5), torch.rand(2, 2, 3)
         ((X, T, (3, 3)), {"fill": "a", "padding_mode": "fill"}, TypeError, "fill: expected a number, C numbers"),
         ((X, T, 5), {}, TypeError, "size: expected a sequence of whole numbers, got 5"),
         ((X, T, (2.5, 3)), {}, TypeError, r"size: expected a sequence of whole numbers, got \(2.5, 3\)"),
+        ((X, T, (True, 3)), {}, TypeError, r"size: expected a sequence of whole numbers, got \(True, 3\)"),
         ((X, T, (2, 3, 4)), {}, ValueError, r"size: expected two numbers \(h, w\) of at least 0, got \(2, 3, 4\)"),
         ((X, T, (-1, 3)), {}, ValueError, r"size: .* got \(-1, 3\)"),
         ((X, T), {"mode": "cubic"}, ValueError, "mode: expected one of 'bilinear', 'nearest', 'bicubic', got 'cubic'"),

@@ -393,6 +393,23 @@ def test_sums_are_those_of_the_terms(kernel_path, dtype):
     )
 
 
+@pytest.mark.parametrize("span", [1e-3, 1e-8, 1e-12, 1e-15])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=dtype_id)
+def test_small_sums_beside_large_ones(kernel_path, dtype, span):
+    """Of either sign: to an ulp, though another pixel of the plane has a d_out far above."""
+    values = span * torch.rand(1, 1, 12, 12, dtype=dtype, device=kernel_path.device)
+    values[0, 0, 0, 0] = 1
+    theta = torch.eye(2, 3, dtype=dtype, device=kernel_path.device)[None]
+    image = torch.zeros(1, 1, 3, 3, dtype=dtype, device=kernel_path.device, requires_grad=True)
+    out = affine_sample(image, theta, (12, 12), mode="nearest", padding_mode="border", deterministic=True)
+    (positive,), (negative,) = (torch.autograd.grad(out, image, d, retain_graph=True) for d in (values, -values))
+    assert torch.equal(positive, -negative)
+    terms = to_numpy(values).reshape(3, 4, 3, 4).transpose(0, 2, 1, 3).reshape(9, 16).tolist()
+    exact = torch.tensor([float(sum(map(Fraction, each))) for each in terms], dtype=torch.float64)
+    rounding = torch.finfo(dtype).eps
+    torch.testing.assert_close(positive.flatten().cpu().double(), exact, rtol=rounding, atol=0)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_nothing_overflows(kernel_path, mode):
     """Every tap of every target pixel falls on one pixel, with the largest value there is."""

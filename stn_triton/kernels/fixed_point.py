@@ -67,7 +67,7 @@ def join(whole, rest, peak, bits):
     """The float that sums of both stand for, of the peak's dtype; NaN if a |d_out| of the plane was not finite."""
     exponent = exponent_above(peak) - bits
     half = exponent >> 1
-    high = (whole >> 32) << 32  # neither half has more bits than a float64
+    high = ((whole + 2147483648) >> 32) << 32  # the nearest: a small sum of either sign has none
     rest = tl.fma(rest.to(tl.float64), power_of_two(-bits, tl.float64), (whole - high).to(tl.float64))
     value = high.to(tl.float64) + rest
     value = value * power_of_two(half, tl.float64) * power_of_two(exponent - half, tl.float64)
