@@ -168,6 +168,9 @@ def plan_gather(
     unit, vector = neighbours(d_out, d_image)
     config = _gather_config(channels, width, unit, vector)
     tall = config._replace(tile_h=config.tile_h * LANE_ROWS, unroll=1)  # in pixels
+    # Registers hold one column of 128 bits twice. Of those that lie so, aligned or not: sums have an order by this.
+    wide = like.memory_format is torch.channels_last and channels % (16 // like.dtype.itemsize) == 0
+    together = 1 if wide else COLUMNS_TOGETHER[spec.mode]
     blocks = cut(tall, batch, channels, (height, width), vector)
     _, _, _, *of_m = _transforms(spec, theta)
     transform, sampler = spec.transform, SAMPLERS[spec.mode]
@@ -181,7 +184,7 @@ def plan_gather(
         sampler.share, sampler.radius, spec.align_corners, spec.transforms is not None, exact,
         _accumulator(spec, like.shape, like.dtype), _index(theta, d_out, d_image), unit, vector,
         config.tile_h, config.tile_w, config.lanes_c * vector, config.channels, config.loop,
-        LANE_ROWS, COLUMNS_TOGETHER[spec.mode] if vector == 1 else 1,  # registers hold one column of so many channels
+        LANE_ROWS, together,
     )  # fmt: skip
     return Plan(batch * blocks.per_sample, numbers, constants, _options(config), like.shape, like.memory_format)
 

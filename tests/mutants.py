@@ -483,6 +483,9 @@ MUTANTS = {
     "gather, bounds without the last row": (
         "kernels/gather.py", "// LANE_ROWS * LANE_ROWS", "// LANE_ROWS * LANE_ROWS - LANE_ROWS",
     ),
+    "gather, an order by address": (
+        "plan.py", "together = 1 if wide else", "together = 1 if vector > 1 else",
+    ),
     "gather, the first row of a lane twice": (
         "kernels/gather.py", "SHARE(v, i + r)", "SHARE(v, i)",
     ),

@@ -297,6 +297,18 @@ def test_the_same_whatever_the_order_and_the_launch_shape(kernel_path, monkeypat
     assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_where_memory_begins_changes_nothing(kernel_path, memory_format):
+    """Not even the order of sums: d_out at an address that 128 bits cannot be read from."""
+    theta = torch.tensor([[[1.1, 0.3, 0.05], [-0.3, 1.2, -0.1]]], device=kernel_path.device)
+    image = torch.zeros(1, 4, 9, 10, device=kernel_path.device).to(memory_format=memory_format).requires_grad_()
+    out = affine_sample(image, theta, (11, 12))
+    aligned = torch.randn_like(out)
+    odd = torch.empty(out.numel() + 1, device=out.device)[1:].as_strided(out.shape, out.stride()).copy_(aligned)
+    one, other = (torch.autograd.grad(out, image, d_out, retain_graph=True)[0] for d_out in (aligned, odd))
+    assert torch.equal(one, other)
+
+
 def test_the_shuffles_would_show_an_order(kernel_path, monkeypatch):
     """Without the argument the same programs, in other orders, give other sums."""
     if not plan.INTERPRETED:
