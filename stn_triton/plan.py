@@ -168,7 +168,7 @@ def plan_gather(
     unit, vector = neighbours(d_out, d_image)
     config = _gather_config(channels, width, unit, vector)
     tall = config._replace(tile_h=config.tile_h * LANE_ROWS, unroll=1)  # in pixels
-    # Registers hold one column of 128 bits twice. Of those that lie so, aligned or not: sums have an order by this.
+    # Lanes of 128 bits ask one column at a time, for registers; unaligned, too, since it is an order of sums.
     wide = like.memory_format is torch.channels_last and channels % (16 // like.dtype.itemsize) == 0
     together = 1 if wide else COLUMNS_TOGETHER[spec.mode]
     blocks = cut(tall, batch, channels, (height, width), vector)

@@ -11,7 +11,7 @@ from bench import results
 from bench.gpu import command_line, image_gradient, stages, suite, tiles
 from bench.gpu.stages import Item, Stage
 from bench.runner import Runner
-from bench.workloads import WORKLOADS
+from bench.workloads import WORKLOADS, Workload
 
 CPU = torch.device("cpu")
 ENVIRONMENT = {"source": "this", "versions": {"torch": "1"}, "kind": "cpu", "device": "none", "date": "2026-01-01"}
@@ -116,7 +116,7 @@ def test_stages_have_items_of_their_own():
     assert "test_warp.py" in names["tests"]
     assert {"large-c1 backward", "large-c1 gather", "stn-tutorial backward"} <= {*names["tiles"]}
     assert not {"stn-tutorial gather", "mnist-tps gather"} & {*names["tiles"]}
-    assert "8x1x512x512 float32 bilinear, turned by 30" in names["image_gradient"]
+    assert "c1, turned by 30" in names["image_gradient"]
 
 
 def test_headline_rows(torch_path, monkeypatch, tmp_path, capsys):
@@ -206,9 +206,9 @@ def test_a_sanitizer_that_checked_nothing_has_not_passed(a_project, monkeypatch,
 # --- the ways to the image's gradient ---------------------------------------------------------------------------
 
 
-SMALL_CASES = [
-    image_gradient.Case((2, 1, 16, 17)),
-    image_gradient.Case((1, 8, 9, 8), torch.bfloat16, torch.channels_last),
+SMALL_IMAGES = [
+    Workload("f32", "", (2, 1, 16, 17), (16, 17), needs="image"),
+    Workload("bf16", "", (1, 8, 9, 8), (9, 8), needs="image", dtype="bfloat16", layout="channels_last"),
 ]
 
 
@@ -221,8 +221,8 @@ def once(monkeypatch):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("case", SMALL_CASES, ids=lambda case: case.name(30))
-def test_every_way_is_taken(kernel_path, monkeypatch, once, case):
+@pytest.mark.parametrize("images", SMALL_IMAGES, ids=lambda images: images.name)
+def test_every_way_is_taken(kernel_path, monkeypatch, once, images):
     """However many target pixels are asked; the kernels that ran, and the table."""
     monkeypatch.setattr(image_gradient, "ZOOMS", (1.0, 9.0))
     ran, real = [], image_gradient.launch._launch
@@ -234,7 +234,7 @@ def test_every_way_is_taken(kernel_path, monkeypatch, once, case):
         ran.append((kernel.fn.__name__, left, given.get("GATHERED"), given.get("EXACT")))
 
     monkeypatch.setattr(image_gradient.launch, "_launch", spy)
-    row = image_gradient.measure(Runner.on(kernel_path.device, seconds=0.0), case, 30)
+    row = image_gradient.measure(Runner.on(kernel_path.device, seconds=0.0), images, 30)
     assert [*row["zooms"]] == ["1.0", "9.0"]
     for zoom in row["zooms"].values():
         assert not zoom["wrong"]
@@ -242,7 +242,7 @@ def test_every_way_is_taken(kernel_path, monkeypatch, once, case):
     assert ("warp_gather", False, None, False) in ran
     assert {one[2:] for one in ran if one[0] == "warp_backward"} == {(True, False), (False, False), (False, True)}
     assert not any(left for _, left, _, _ in ran)
-    table = image_gradient.table([{"name": case.name(30), **row}, {"name": "other", "failed": "out of luck"}])
+    table = image_gradient.table([{"name": images.name, **row}, {"name": "other", "failed": "out of luck"}])
     assert "scattered / gathered" in table
     assert "FAILED: out of luck" in table
     assert not image_gradient.failed(row)
@@ -253,11 +253,11 @@ def test_a_wrong_gradient_is_not_timed(kernel_path, monkeypatch, once):
     share = image_gradient.plan.samplers.nearest_share
     broken = image_gradient.plan.SAMPLERS["bilinear"]._replace(share=share)
     monkeypatch.setitem(image_gradient.plan.SAMPLERS, "bilinear", broken)
-    row = image_gradient.measure(Runner.on(kernel_path.device, seconds=0.0), SMALL_CASES[0], 0)
+    row = image_gradient.measure(Runner.on(kernel_path.device, seconds=0.0), SMALL_IMAGES[0], 0)
     assert [*row["zooms"]["1.0"]["wrong"]] == ["gathered"]
     assert "gathered" not in row["zooms"]["1.0"]["seconds"]
     assert image_gradient.failed(row)
-    assert "1.0: gathered off by" in image_gradient.table([{"name": "broken", **row}])
+    assert "1.0: gathered d_image off by" in image_gradient.table([{"name": "broken", **row}])
 
 
 # --- launch shapes -----------------------------------------------------------------------------------------------

@@ -60,8 +60,8 @@ def search(runner: Runner, end: float) -> list[Item]:
 def gradient(runner: Runner, end: float) -> list[Item]:
     """The ways to the image's gradient, by scale."""
     return [
-        Item(case.name(turn), lambda case=case, turn=turn: image_gradient.measure(runner, case, turn))
-        for case in image_gradient.CASES
+        Item(f"{each.name}, turned by {turn}", lambda each=each, turn=turn: image_gradient.measure(runner, each, turn))
+        for each in image_gradient.IMAGES
         for turn in image_gradient.TURNS
     ]
 
