@@ -1,6 +1,7 @@
 """Fused Triton kernels for Spatial Transformer Networks: theta and an image in, the warped feature map out."""
 
 from . import geometry, reference
+from .backend import use_backend
 from .functional import (
     affine_grid,
     affine_sample,
@@ -64,5 +65,6 @@ __all__ = [
     "start_at_identity",
     "tps_sample",
     "transform_sample",
+    "use_backend",
     "warmup",
 ]

@@ -6,13 +6,15 @@ Same semantics as the kernels: float32 inside for half types, and 0 where a tran
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .layout import memory_format
-from .torch_sampler import bound, is_bounded, is_plain, sample, sample_bounded
+from .torch_sampler import bound, is_bounded, sample, sample_bounded, taps_inside, with_gradient_where
+from .tracing import is_plain
 
 if TYPE_CHECKING:
     from .spec import WarpSpec
@@ -25,19 +27,28 @@ def warp(spec: WarpSpec, image: Tensor, theta: Tensor, fill: Tensor | None) -> t
     if 0 in (batch, *many, *spec.size):
         nothing = ((image.sum() + theta.sum() + (0 if fill is None else fill.sum())) * 0).to(image.dtype)
         return nothing.expand(shape), nothing.expand(batch, *many, 1, *spec.size) if spec.mask else None
+    compute = torch.promote_types(image.dtype, torch.float32)
+    theta = theta.flatten(0, 1) if many else theta
+    grid, bounded = spec.transform.make_grid(theta, spec.size, spec.align_corners, compute)
+    return sample_grid(spec, image, grid, bounded, fill)
+
+
+def sample_grid(
+    spec: WarpSpec, image: Tensor, grid: Tensor, bounded: bool, fill: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """`warp` by the grid (N, h, w, 2), or (N M, h, w, 2), of the transform, ``bounded`` if it is known to be."""
+    batch, many = image.shape[0], () if spec.transforms is None else (spec.transforms,)
     # Calls that would do nothing are left out: on small images they are what the time goes into.
     wide = image.float() if image.element_size() < 4 else image
-    grid, bounded = spec.transform.make_grid(
-        theta.flatten(0, 1) if many else theta, spec.size, spec.align_corners, wide.dtype
-    )
     if many:  # outputs of an image below each other are one
         grid = grid.unflatten(0, (-1, *many)).flatten(1, 2)
     if grid.shape[0] != batch:
         grid = grid.expand(batch, -1, -1, -1)
-    look = _sampler(spec, grid, bounded)
-    out, mask = look(wide), None
+    out, mask = _sampler(spec, grid, bounded)(wide), None
     if spec.mask or fill is not None:
-        mask = look(torch.ones((), dtype=wide.dtype, device=wide.device).expand(batch, 1, *image.shape[2:]))
+        of_mask = with_gradient_where(grid, partial(_is_partly_inside, spec, image.shape[2:]))
+        ones = torch.ones((), dtype=wide.dtype, device=wide.device).expand(batch, 1, *image.shape[2:])
+        mask = _sampler(spec, of_mask, bounded)(ones)
         # Exactly 1 inside, where bicubic weights add up to it within 17 eps; the derivative stays, for at the outermost
         # pixels there is one.
         eps = torch.finfo(mask.dtype).eps
@@ -52,6 +63,14 @@ def warp(spec: WarpSpec, image: Tensor, theta: Tensor, fill: Tensor | None) -> t
     if mask is not None:
         mask = _finished(spec, mask, image.dtype, torch.contiguous_format)
     return _finished(spec, out, image.dtype, layout), mask if spec.mask else None
+
+
+def _is_partly_inside(spec: WarpSpec, in_size: torch.Size, points: Tensor) -> Tensor:
+    """Where points (N, h, w, 2) have taps inside the image and outside: elsewhere their coverage is constant."""
+    if spec.padding_mode in ("border", "reflection"):
+        return torch.zeros((), dtype=torch.bool, device=points.device).expand(points.shape[:-1])
+    any_inside, all_inside = taps_inside(points, in_size, spec.mode, spec.align_corners)
+    return any_inside & ~all_inside
 
 
 def _sampler(spec: WarpSpec, grid: Tensor, bounded: bool) -> Callable[[Tensor], Tensor]:
@@ -75,10 +94,13 @@ def _filled(out: Tensor, mask: Tensor, colour: Tensor, off: Tensor, nearly: floa
     coverage.
     """
     if is_bounded(colour):
-        return torch.addcmul(out, colour, 1 - mask)
-    known = colour.isfinite()
-    out = torch.addcmul(out, torch.where(known, colour, 0), 1 - mask)
-    return out + torch.where(known | (off <= nearly), 0, colour).detach()
+        filled = torch.addcmul(out, colour, 1 - mask)
+    else:
+        known = colour.isfinite()
+        filled = torch.addcmul(out, torch.where(known, colour, 0), 1 - mask)
+        filled = filled + torch.where(known | (off <= nearly), 0, colour).detach()
+    # Its gradient is not read where the colour is not, even if it is not finite.
+    return torch.where(mask == 1, out, filled) if colour.requires_grad else filled
 
 
 def _finished(spec: WarpSpec, out: Tensor, dtype: torch.dtype, layout: torch.memory_format) -> Tensor:

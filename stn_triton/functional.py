@@ -6,7 +6,6 @@ import math
 import time
 import warnings
 from collections.abc import Sequence
-from functools import lru_cache
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .caches import BoundedCache
 from .checks import (
     check_bool,
     check_choice,
@@ -264,7 +264,7 @@ def tps_sample(
         spline = TRANSFORMS["tps"]
     else:
         points = None if control_points is None else np.ascontiguousarray(checked_points(control_points), np.float64)
-        spline = _spline(*((None, None) if points is None else (points.shape, points.tobytes())), lam)
+        spline = _spline(points, lam)
     return transform_sample(
         spline, image, theta, size,
         mode=mode, padding_mode=padding_mode, align_corners=align_corners, fill=fill, return_mask=return_mask,
@@ -272,10 +272,14 @@ def tps_sample(
     )  # fmt: skip
 
 
-@lru_cache(maxsize=64)
-def _spline(shape: tuple[int, ...] | None, points: bytes | None, lam: float) -> ThinPlateSpline:
+def _spline(points: np.ndarray | None, lam: float) -> ThinPlateSpline:
     """One object for equal points: their system is solved once, and launches are planned once for each."""
-    return ThinPlateSpline(None if points is None else np.frombuffer(points).reshape(shape or ()), lam)
+    key = (None if points is None else (points.shape, points.tobytes()), lam)
+    return _splines.get(key, lambda: ThinPlateSpline(points, lam))
+
+
+#: The splines that were used last, and the systems that they solved, which lie on the devices of their images.
+_splines: BoundedCache[ThinPlateSpline] = BoundedCache(64, 2**26, ThinPlateSpline.bytes_of_systems)
 
 
 def _with_control_points(theta: Tensor, control_points: Tensor) -> Tensor:
@@ -391,6 +395,8 @@ def _colour(fill: Any, padding_mode: str, image: Tensor) -> Tensor | None:
     if fill.shape not in ((), (channels,), (1, channels), (n, channels)):
         expected = f"expected shape (), (C,) or (N, C) with N = {n}, C = {channels}"
         raise ValueError(f"fill: {expected}, got {tuple(fill.shape)}")
+    if fill.is_inference() and not torch.is_inference_mode_enabled():
+        fill = fill.clone()  # a tensor of inference mode cannot be saved for a backward pass
     # In float32 at least before it is spread over the batch, so that its gradient is rounded once.
     return fill.to(torch.promote_types(fill.dtype, compute)).expand(n, channels)
 
@@ -433,7 +439,7 @@ def warmup(
     Args:
         shape: (N, C, H, W) of the image.
         size: (h, w) of the output; the image's own by default.
-        transform: its name or an object; theta is the identity.
+        transform: its name or an object, one that has an identity, which theta is.
         mode, padding_mode, align_corners: as in `affine_sample`.
         dtype, memory_format, device: of the image. The device is the GPU by default, or the CPU where there is none and
             nothing to compile.
@@ -461,7 +467,12 @@ def warmup(
         check_image("shape", image)
         image = image.contiguous(memory_format=memory_format).requires_grad_(image_gradient)
         hw = check_size(image.shape[2:] if size is None else size)
-        theta = transform.identity(hw, align_corners=bool(align_corners), dtype=wide, device=device)
+        try:
+            theta = transform.identity(hw, align_corners=bool(align_corners), dtype=wide, device=device)
+        except ValueError as error:
+            expected = f"expected one that has an identity, which warmup takes for theta, got {transform}"
+            instead = "call transform_sample once instead, and its backward, on tensors like those to come"
+            raise ValueError(f"transform: {expected}: {instead} ({error})") from None
         batch = image.shape[:1] if transforms is None else (image.shape[0], check_count("transforms", transforms))
         theta = theta.repeat(*batch, *[1] * theta.dim()).requires_grad_(theta_gradient)
         warped = transform_sample(
@@ -534,7 +545,8 @@ def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None =
     Args:
         theta: (N, 2, 3), floating point. Half types are computed in float32 and rounded once.
         size: (N, C, h, w) of the output; C does not matter.
-        align_corners: None means False, with PyTorch's warning.
+        align_corners: None means False, with PyTorch's warning. True has PyTorch's other warning where h or w is 1:
+            such an axis has no two corners to align, and its target point is 0.
 
     Returns:
         (N, h, w, 2) of source points (u, v), normalised, in theta's dtype.
@@ -546,20 +558,33 @@ def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None =
     if align_corners is None:
         _warn_align_corners("affine_grid")
         align_corners = False
+    align_corners = check_bool("align_corners", align_corners)
     size = whole_numbers(size)
     if len(size) != 4:
         raise NotImplementedError(f"size: expected 4 numbers (N, C, h, w), 3-D is not there yet, got {size}")
     if theta.dim() != 3 or theta.shape[1:] != (2, 3):
         raise ValueError(f"theta: expected shape (N, 2, 3), got {tuple(theta.shape)}")
-    if min(size) <= 0:
+    if align_corners and min(size[2:]) == 1:
+        _warn(
+            "Since version 1.3.0, affine_grid behavior has changed for unit-size grids when align_corners=True: "
+            f"an axis of one pixel has no two corners to align, and its target point is 0, got size {size}",
+            stacklevel=3,
+        )
+    elif min(size) <= 0:
         raise ValueError(f"size: expected positive numbers, got {size}")
     if theta.shape[0] != size[0]:
         raise RuntimeError(f"theta: expected a batch of {size[0]} as in size, got {theta.shape[0]}")
-    return TRANSFORMS["affine"].grid(theta, (size[2], size[3]), check_bool("align_corners", align_corners))
+    return TRANSFORMS["affine"].grid(theta, (size[2], size[3]), align_corners)
 
 
 def _warn_align_corners(name: str) -> None:
-    warnings.warn(
+    _warn(
         f"{name}: align_corners is not given and taken as False, PyTorch's default since 1.3; say which",
-        stacklevel=3,
+        stacklevel=4,
     )
+
+
+def _warn(message: str, stacklevel: int) -> None:
+    """Warns, but not while torch.compile traces a graph, which a warning would break."""
+    if not torch.compiler.is_compiling():
+        warnings.warn(message, stacklevel=stacklevel)

@@ -2,48 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import warnings
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from . import backend
 from .kernels.finish import warp_finish
 from .kernels.gather import warp_gather
-from .kernels.language import TRITON_MISSING
 from .kernels.warp import warp_backward, warp_forward
 from .layout import ImageLike, TensorLayout, fresh_strides
-from .plan import INTERPRETED, bits_of, gathers, plan_backward, plan_finish, plan_forward, plan_gather
+from .plan import bits_of, gathers, plan_backward, plan_finish, plan_forward, plan_gather
 from .spec import WarpSpec
 
 MAX_PROGRAMS = 2**31 - 1  # of launch grid axis x
 
 
-def takes(device: torch.device) -> bool:
-    """Whether the kernels run on this device. Warns once where a user would expect them to, and they do not."""
-    if INTERPRETED if device.type == "cpu" else device.type == "cuda" and not TRITON_MISSING:
-        return True
-    asked_for = TRITON_MISSING and os.environ.get("TRITON_INTERPRET")
-    if asked_for or device.type not in ("cpu", "meta"):
-        _warn_once(device.type)
-    return False
-
-
-@cache
-def _warn_once(device_type: str) -> None:
-    reason = f"triton cannot be imported ({TRITON_MISSING})" if TRITON_MISSING else "the kernels do not run there"
-    warnings.warn(f"stn_triton uses torch operations on {device_type}: {reason}", stacklevel=_level_of_caller())
-
-
-def _level_of_caller() -> int:
-    """`stacklevel`, for the function that asks, of the first frame outside this package: the user's line."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back and frame.f_globals.get("__name__", "").startswith(__package__):
-        level, frame = level + 1, frame.f_back
-    return level
+takes = backend.kernels_run_on
 
 
 def forward(

@@ -22,9 +22,9 @@ class TensorLayout(NamedTuple):
         return cls(tensor.shape, tensor.stride(), tensor.dtype, tensor.data_ptr() % 16 == 0)
 
     @property
-    def reach(self) -> int:
+    def span(self) -> int:
         """The largest offset, in elements, between two elements of the same sample."""
-        return sum((n - 1) * stride for n, stride in zip(self.shape[1:], self.stride[1:], strict=True))
+        return sum(max(0, n - 1) * stride for n, stride in zip(self.shape[1:], self.stride[1:], strict=True))
 
 
 class ImageLike(NamedTuple):

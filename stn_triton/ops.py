@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
 from . import eager, launch
+from .backend import kernels_are_required
 from .layout import ImageLike
 from .spec import WarpSpec
+from .tracing import are_gradients_in_memory, are_in_memory, is_tracing, outside_transforms
 
 REPRODUCIBLE = ("cpu", "meta")  #: devices where torch's own sampler gives the same gradients on every run
 
@@ -20,26 +22,37 @@ def warp(spec: WarpSpec, image: Tensor, theta: Tensor, fill: Tensor | None = Non
 
     Arguments are taken as checked; ``fill`` is (N, C) under that padding, of any strides.
     """
+    if are_in_memory(image, theta, fill):
+        if torch._C._are_functorch_transforms_active():
+            with outside_transforms():
+                return _warp_memory(spec, image, theta, fill)
+        return _warp_memory(spec, image, theta, fill)
+    if not is_tracing() and kernels_are_required():
+        raise RuntimeError(
+            "backend: expected tensors in memory for 'triton', got some of a subclass or of a transform of torch.func"
+        )
+    return _warp_by_operations(spec, image, theta, fill)
+
+
+def _warp_by_operations(
+    spec: WarpSpec, image: Tensor, theta: Tensor, fill: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    if spec.deterministic and image.requires_grad and image.device.type not in REPRODUCIBLE:
+        raise ValueError(f"deterministic: expected a CPU or a device where the kernels run, got {image.device}")
+    return eager.warp(spec, image, theta, fill)
+
+
+def _warp_memory(spec: WarpSpec, image: Tensor, theta: Tensor, fill: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """`warp` of tensors that kernels could read and write."""
     if not launch.takes(image.device):
-        if spec.deterministic and image.requires_grad and image.device.type not in REPRODUCIBLE:
-            raise ValueError(f"deterministic: expected a CPU or a device where the kernels run, got {image.device}")
-        return eager.warp(spec, image, theta, fill)
+        return _warp_by_operations(spec, image, theta, fill)
     compute = torch.promote_types(torch.promote_types(image.dtype, theta.dtype), torch.float32)
     theta = spec.transform.coefficients(theta, compute)
-    if _is_plain(image, theta, fill):
-        return launch.forward(spec, image, theta, fill, image.dtype)
-    return _Warp.apply(spec, image, theta, fill)
-
-
-def _is_plain(image: Tensor, theta: Tensor, fill: Tensor | None) -> bool:
-    """Whether nothing watches the call: no gradient, and no transform of `torch.func` or forward mode (which `_Warp`
-    refuses). An autograd function costs 6 us a call.
-    """
-    return (
-        not (torch.is_grad_enabled() and (image.requires_grad or theta.requires_grad or _requires_grad(fill)))
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
-    )
+    # An autograd function costs 6 us a call.
+    if torch.is_grad_enabled() and (image.requires_grad or theta.requires_grad or _requires_grad(fill)):
+        # A tensor made under inference mode cannot be saved for a backward pass.
+        return _Warp.apply(spec, image, theta.clone() if theta.is_inference() else theta, fill)
+    return launch.forward(spec, image, theta, fill, image.dtype)
 
 
 def _requires_grad(fill: Tensor | None) -> bool:
@@ -47,18 +60,25 @@ def _requires_grad(fill: Tensor | None) -> bool:
 
 
 class _Warp(Function):
-    """Saves theta, the image if theta's gradient reads it, the coverage if the fill's does; never a sampling grid."""
+    """Saves what the gradients that are needed read: theta, an image for theta's, the coverage for the fill's; never a
+    sampling grid.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, spec: WarpSpec, image: Tensor, theta: Tensor, fill: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        needs_theta, needs_fill = ctx.needs_input_grad[2:]
+        needs_image, needs_theta, needs_fill = ctx.needs_input_grad[1:]
         mask_dtype = torch.promote_types(image.dtype, torch.float32) if needs_fill else image.dtype
         out, mask = launch.forward(spec._replace(mask=spec.mask or needs_fill), image, theta, fill, mask_dtype)
         ctx.spec, ctx.like = spec, ImageLike.of(image)
         reads_image = needs_theta and launch.follows_theta(spec)
-        ctx.save_for_backward(image if reads_image else None, theta, fill, mask if needs_fill else None)
+        ctx.save_for_backward(
+            image if reads_image else None,
+            theta if needs_image or needs_theta else None,
+            fill if needs_theta or needs_fill else None,
+            mask if needs_fill else None,
+        )
         mask = mask.to(image.dtype, copy=needs_fill) if mask is not None and spec.mask else None
         if mask is not None and not needs_theta:
             ctx.mark_non_differentiable(mask)
@@ -75,7 +95,7 @@ def _gradients(
     d_out: Tensor,
     d_mask: Tensor | None,
     image: Tensor | None,
-    theta: Tensor,
+    theta: Tensor | None,
     fill: Tensor | None,
     mask: Tensor | None,
     like: ImageLike,
@@ -86,10 +106,43 @@ def _gradients(
     """(d_image, d_theta, d_fill), None where not needed."""
     d_fill = None
     if fill is not None and mask is not None:  # it is seen where the image does not cover the output
-        d_fill = (d_out * (1 - mask)).sum((-2, -1))
+        d_fill = torch.where(mask == 1, 0, d_out * (1 - mask)).sum((-2, -1))
         d_fill = d_fill if spec.transforms is None else d_fill.sum(1)
         d_fill = torch.where(fill.isfinite(), d_fill, 0).to(fill.dtype)  # others are marks, without a derivative
-    return *launch.backward(spec, d_out, d_mask, image, like, theta, fill, needs_image, needs_theta), d_fill
+    if theta is None or not (needs_image or needs_theta):
+        return None, None, d_fill
+    backward = launch.backward if are_gradients_in_memory(d_out, d_mask) else _backward_by_operations
+    return *backward(spec, d_out, d_mask, image, like, theta, fill, needs_image, needs_theta), d_fill
+
+
+def _backward_by_operations(
+    spec: WarpSpec,
+    d_out: Tensor,
+    d_mask: Tensor | None,
+    image: Tensor | None,
+    like: ImageLike,
+    theta: Tensor,
+    fill: Tensor | None,
+    needs_image: bool,
+    needs_theta: bool,
+) -> tuple[Tensor | None, ...]:
+    """`launch.backward` of gradients that are not in memory: many at a time (``is_grads_batched``), or traced."""
+    with torch.enable_grad():
+        # An image that was not saved has a gradient that its values do not change.
+        image = (like.empty(like.dtype).zero_() if image is None else image.detach()).requires_grad_(needs_image)
+        theta = theta.detach().requires_grad_(needs_theta)
+        wide = theta.to(torch.promote_types(like.dtype, torch.float32))
+        grid = spec.transform.grid_of(
+            wide if spec.transforms is None else wide.flatten(0, 1), spec.size, spec.align_corners
+        )
+        spec = spec._replace(mask=d_mask is not None)
+        out, mask = eager.sample_grid(spec, image, grid, False, None if fill is None else fill.detach())
+    outputs, given = [out], [d_out]
+    if mask is not None and d_mask is not None:
+        outputs, given = [out, mask], [d_out, d_mask]
+    wanted = [tensor for tensor, needed in ((image, needs_image), (theta, needs_theta)) if needed]
+    gradients = iter(torch.autograd.grad(outputs, wanted, given, materialize_grads=True))
+    return next(gradients) if needs_image else None, next(gradients) if needs_theta else None
 
 
 class _Backward(Function):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import cache, lru_cache, update_wrapper
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 
+from .caches import BoundedCache
 from .configs import (
     COLUMNS_TOGETHER,
     INTERPRETER,
     LANE_ROWS,
+    MAX_THREADS,
     MOST_CANDIDATES,
     Blocks,
     LaunchConfig,
@@ -28,12 +32,15 @@ from .kernels.warp import warp_forward
 from .layout import ImageLike, TensorLayout, fresh_strides, memory_format
 from .spec import WarpSpec
 
+if TYPE_CHECKING:
+    from .transforms import Transform
+
 
 class Sampler(NamedTuple):
     """A sampler's device functions, and how far it reaches."""
 
     taps: Any
-    share: Any
+    weight_at: Any
     radius: float  #: pixels, that a tap can be away from the point
 
     @property
@@ -48,9 +55,9 @@ class Sampler(NamedTuple):
 
 
 SAMPLERS = {
-    "nearest": Sampler(samplers.nearest, samplers.nearest_share, 0.5),
-    "bilinear": Sampler(samplers.bilinear, samplers.bilinear_share, 1.0),
-    "bicubic": Sampler(samplers.bicubic, samplers.bicubic_share, 2.0),
+    "nearest": Sampler(samplers.nearest, samplers.nearest_weight_at, 0.5),
+    "bilinear": Sampler(samplers.bilinear, samplers.bilinear_weight_at, 1.0),
+    "bicubic": Sampler(samplers.bicubic, samplers.bicubic_weight_at, 2.0),
 }
 PADDING_RULES = {
     "zeros": coordinates.zeros,
@@ -61,6 +68,7 @@ PADDING_RULES = {
 
 INTERPRETED = type(warp_forward).__name__ == "InterpretedFunction"  # TRITON_INTERPRET=1 at import
 FINISH = (1, 32768) if INTERPRETED else (8, 1024)  # steps of a program that rounds sums, and elements of each
+MAX_PLANS = 4096  # kept for each kernel, a few kilobytes each
 MAX_FLOAT32_AXIS = 2**22  # pixels, up to which `kernels.coordinates.round_half_even` holds in float32
 
 
@@ -75,7 +83,41 @@ class Plan(NamedTuple):
     memory_format: torch.memory_format  #: of the output
 
 
-@lru_cache(maxsize=4096)
+class PlanCache:
+    """A function of a warp and its layouts, whose plans are kept; those of a transform without settings as long as it.
+
+    So no plan keeps a transform alive, nor what it holds on a device.
+    """
+
+    def __init__(self, plan: Callable[..., Plan]) -> None:
+        self._plan = plan
+        update_wrapper(self, plan)
+        self.cache_clear()
+
+    def __call__(self, spec: WarpSpec, *args: Any) -> Plan:
+        transform, *options = spec
+        settings = transform.settings()
+        if settings is None:
+            plans = self._by_transform.get(transform)
+            if plans is None:
+                plans = self._by_transform[transform] = BoundedCache(MAX_PLANS)
+        else:
+            plans = self._by_settings
+        key = type(transform), settings, *options, *args
+        return plans.get(key, lambda: self._plan(spec, *args))
+
+    def cache_clear(self) -> None:
+        """Has every launch planned anew."""
+        self._by_settings: BoundedCache[Plan] = BoundedCache(MAX_PLANS)
+        self._by_transform: WeakKeyDictionary[Transform, BoundedCache[Plan]] = WeakKeyDictionary()
+
+    @property
+    def misses(self) -> int:
+        """How many plans were made."""
+        return sum(plans.misses for plans in (self._by_settings, *self._by_transform.values()))
+
+
+@PlanCache
 def plan_forward(
     spec: WarpSpec, image: TensorLayout, theta: TensorLayout, fill_strides: tuple[int, ...] = (0, 0)
 ) -> Plan:
@@ -97,13 +139,14 @@ def plan_forward(
         transform.load, transform.source, transform.monotone,
         PADDING_RULES[spec.padding_mode], sampler.taps, sampler.reach,
         spec.align_corners, spec.padding_mode == "fill", spec.mask, spec.transforms is not None,
-        _accumulator(spec, image.shape, image.dtype), _index(theta, image, out), unit, vector,
+        _accumulator(spec, image.shape, image.dtype),
+        _index(image=image, theta=theta, out=out, mask=_mask_span(spec)), unit, vector,
         config.tile_h, config.tile_w, config.lanes_c * vector, config.channels, config.loop, config.unroll,
     )  # fmt: skip
     return Plan(samples * blocks.per_sample, numbers, constants, _options(config), shape, out_format)
 
 
-@lru_cache(maxsize=4096)
+@PlanCache
 def plan_backward(
     spec: WarpSpec,
     like: ImageLike,
@@ -141,7 +184,8 @@ def plan_backward(
         transform.start, transform.adjoint, transform.store,
         PADDING_RULES[spec.padding_mode], sampler.taps, sampler.reach,
         spec.align_corners, spec.padding_mode == "fill", spec.mask, spec.transforms is not None,
-        _accumulator(spec, like.shape, like.dtype), _index(theta, read, d_out, added), unit, vector,
+        _accumulator(spec, like.shape, like.dtype),
+        _index(d_out=d_out, image=read, theta=theta, d_image=added, d_mask=_mask_span(spec)), unit, vector,
         d_image is not None, exact, gathered, image is not None,
         config.tile_h, config.tile_w, config.lanes_c * vector, config.channels, config.loop, config.unroll,
     )  # fmt: skip
@@ -154,7 +198,7 @@ def gathers(spec: WarpSpec) -> bool:
     return spec.transform.inverse is not None and spec.padding_mode in ("zeros", "fill")
 
 
-@lru_cache(maxsize=4096)
+@PlanCache
 def plan_gather(
     spec: WarpSpec,
     like: ImageLike,
@@ -181,15 +225,16 @@ def plan_gather(
     )  # fmt: skip
     constants = (
         transform.load, transform.source, transform.inverse, transform.box, transform.extent,
-        sampler.share, sampler.radius, spec.align_corners, spec.transforms is not None, exact,
-        _accumulator(spec, like.shape, like.dtype), _index(theta, d_out, d_image), unit, vector,
+        sampler.weight_at, sampler.radius, spec.align_corners, spec.transforms is not None, exact,
+        _accumulator(spec, like.shape, like.dtype),
+        _index(d_out=d_out, theta=theta, d_image=d_image, sums=d_image), unit, vector,
         config.tile_h, config.tile_w, config.lanes_c * vector, config.channels, config.loop,
         LANE_ROWS, together,
     )  # fmt: skip
     return Plan(batch * blocks.per_sample, numbers, constants, _options(config), like.shape, like.memory_format)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=MAX_PLANS)
 def plan_finish(like: ImageLike, exact: bool, gathered: bool) -> Plan:
     """For `kernels.finish.warp_finish`."""
     steps, block = FINISH
@@ -246,9 +291,11 @@ def _few_programs(config: LaunchConfig) -> LaunchConfig:
 
 def _options(config: LaunchConfig) -> dict[str, Any]:
     """Triton's compile options."""
-    lanes = config.tile_h * config.tile_w * config.lanes_c
+    threads = config.tile_h * config.tile_w * config.lanes_c
+    if threads > MAX_THREADS and not INTERPRETED:  # the interpreter has none, and runs any block at once
+        raise ValueError(f"config: expected at most {MAX_THREADS:,} threads a program, got {threads:,} from {config}")
     # Contraction is written out by hand (tl.fma): left to the compiler, the kernels could round coordinates apart.
-    return {"num_warps": max(1, lanes // lanes_per_warp()), "num_stages": 1, "enable_fp_fusion": False}
+    return {"num_warps": max(1, threads // lanes_per_warp()), "num_stages": 1, "enable_fp_fusion": False}
 
 
 @cache
@@ -292,6 +339,15 @@ def _accumulator(spec: WarpSpec, shape: torch.Size, dtype: torch.dtype) -> Any:
     return tl.float64 if exact else tl.float32
 
 
-def _index(*tensors: TensorLayout) -> Any:
-    """Dtype of offsets inside a sample, of the images and of theta."""
-    return tl.int64 if max(tensor.reach for tensor in tensors) >= 2**31 else tl.int32
+def _mask_span(spec: WarpSpec) -> int:
+    """The largest offset in a sample's mask, which has no gaps."""
+    return spec.size[0] * spec.size[1] - 1 if spec.mask else 0
+
+
+def _index(**tensors: TensorLayout | int) -> Any:
+    """Dtype of offsets inside a sample, of all tensors that a kernel offsets by it, each given with its largest.
+
+    Others have offsets of 64 bits always.
+    """
+    spans = (tensor if isinstance(tensor, int) else tensor.span for tensor in tensors.values())
+    return tl.int64 if max(spans) >= 2**31 else tl.int32

@@ -24,6 +24,31 @@ border        0                           NaN: pixel 0; -inf: pixel 0;          
                                           inf: last pixel                          image only, as border
 reflection    0                           pixel 0                                  0
 ============  ==========================  =======================================  ==================
+
+0 times what is not finite is NaN. So pixels, fills and gradients that are not finite count where they are read, even by
+a weight of 0, and leave no trace where they are not (d_grid stands for d_theta, too). PyTorch's CUDA kernel makes the
+same choices where it has the case, but for one: it adds to d_image also at taps whose weight is 0. So do PyTorch's CPU
+kernel, and the package's CPU path with it.
+
+=================================  ===========================================================================
+not finite                         makes not finite
+=================================  ===========================================================================
+a pixel of the image               out and d_grid where it is a tap, that of weight 0 included
+d_out, a tap inside the image      d_image there, if its weight is not 0, and d_grid
+d_out, no tap inside the image     nothing under bilinear; d_grid under bicubic, whose taps outside are zeros that
+                                   count
+d_out, beyond an edge of border    d_image of the edge pixel, and d_grid: the slope there is 0, and 0 times d_out NaN
+or reflection
+d_out, nearest                     d_image of the pixel alone
+d_out, point not finite            nothing, under every sampler and padding
+fill                               out where coverage is not 1; its own gradient there is 0
+d_out, fill                        d_fill where coverage is not 1
+d_mask                             d_grid where some taps lie inside the image and others do not, under zeros and
+                                   fill; elsewhere the mask is constant
+=================================  ===========================================================================
+
+Sums in whole numbers (``deterministic``, where the image gradient is scattered) are the exception: there one d_out that
+is not finite makes d_image NaN for its whole channel of that image, read or not.
 """
 
 from __future__ import annotations
@@ -103,7 +128,8 @@ def taps(t: Array, n: int, mode: str, padding_mode: str, align_corners: bool) ->
 
     nearest: eq. 4, ties to even. bilinear: max(0, 1 - |t - j|) at floor(t) and floor(t) + 1, eq. 5, so the derivative
     at an integer is U[j+1] - U[j] as in PyTorch (the paper's eq. 7 leaves 0 there). Both of the padded coordinate.
-    bicubic, as PyTorch: four taps around the coordinate itself, each padded by itself, without padding's slope.
+    bicubic, as PyTorch: four taps around the coordinate itself, each padded by itself, without padding's slope; of one
+    that is not finite, where padding sends it.
     """
     padded, slope, _ = pad(t, n, padding_mode, align_corners)
     if mode == "nearest":
@@ -113,16 +139,19 @@ def taps(t: Array, n: int, mode: str, padding_mode: str, align_corners: bool) ->
         return [(j, 1 - (padded - j), -slope), (j + 1, padded - j, slope)]
     if mode != "bicubic":
         raise ValueError(f"mode: expected 'nearest', 'bilinear' or 'bicubic', got {mode!r}")
-    slope = np.isfinite(t)
-    t = np.where(slope, t, padded)
-    around = [(np.floor(t) + k, *cubic(t - np.floor(t) - k)) for k in (-1, 0, 1, 2)]
-    return [(pad(j, n, padding_mode, align_corners)[0], weight, slope * d_weight) for j, weight, d_weight in around]
+    finite = np.isfinite(t)
+    t = np.where(finite, t, padded)
+    around = [(np.floor(t) + finite * k, *cubic(t - np.floor(t) - k)) for k in (-1, 0, 1, 2)]
+    return [(pad(j, n, padding_mode, align_corners)[0], weight, finite * d_weight) for j, weight, d_weight in around]
 
 
 def _corners(
     grid: Array, shape: tuple[int, ...], mode: str, padding_mode: str, align_corners: bool
 ) -> Iterator[tuple[Any, ...]]:
-    """Products of the taps of both axes: (i, j, weight and its derivatives in the grid), 0 outside the image."""
+    """Products of the taps of both axes: (i, j, whether inside the image, weight and its derivatives in the grid).
+
+    Outside the image (i, j) is (0, 0), which is not to be read.
+    """
     H, W = shape[-2:]
     taps_u, taps_v = (
         taps(pixels(grid[..., axis], n, align_corners), n, mode, padding_mode, align_corners)
@@ -136,9 +165,10 @@ def _corners(
             yield (
                 row,
                 column,
-                inside * weight_v * weight_u,
-                inside * weight_v * slope_u * pixels_per_unit(W, align_corners),
-                inside * slope_v * weight_u * pixels_per_unit(H, align_corners),
+                inside,
+                weight_v * weight_u,
+                weight_v * slope_u * pixels_per_unit(W, align_corners),
+                slope_v * weight_u * pixels_per_unit(H, align_corners),
             )
 
 
@@ -152,13 +182,19 @@ def _known(grid: Array, shape: tuple[int, ...], padding_mode: str, align_corners
 
 
 # --- an explicit grid ---------------------------------------------------------------------------------
-# Padding by a fill, of shape (), (C,) or (N, C), is padding by zeros around what the image has more than the fill:
-# V = sum over taps of U k(u - j) k(v - i) + fill (1 - coverage) = fill + sum over taps of (U - fill) k(u - j) k(v - i).
+# Padding by a fill, of shape (), (C,) or (N, C), is padding by zeros, and a colour where coverage lacks something to 1:
+# V = sum over taps of U k(u - j) k(v - i) + fill (1 - coverage). A colour that is not finite is a mark: no gradient.
 
 
 def _filled(fill: ArrayLike, shape: tuple[int, ...]) -> Array:
     """(N, C, 1, 1)."""
     return np.broadcast_to(np.asarray(fill, np.float64), shape[:2])[:, :, None, None]
+
+
+def _read(image: Array, i: Array, j: Array, inside: Array) -> Array:
+    """What a tap reads, (N, C, h, w): 0 outside the image."""
+    n = np.arange(image.shape[0])[:, None, None]
+    return np.where(inside[:, None], np.moveaxis(image[n, :, i, j], -1, 1), 0.0)
 
 
 def grid_sample(
@@ -171,13 +207,12 @@ def grid_sample(
 ) -> Array:
     """V = sum over taps of U k(u - j) k(v - i), eq. 3: image (N, C, H, W), grid (N, h, w, 2) of (u, v)."""
     image, grid = np.asarray(image, np.float64), np.asarray(grid, np.float64)
-    if padding_mode == "fill":
-        colour = _filled(fill, image.shape)
-        return colour + grid_sample(image - colour, grid, mode, "zeros", align_corners)
-    n = np.arange(image.shape[0])[:, None, None]
     out = np.zeros((*image.shape[:2], *grid.shape[1:3]))
-    for i, j, weight, _, _ in _corners(grid, image.shape, mode, padding_mode, align_corners):
-        out += weight[:, None] * np.moveaxis(image[n, :, i, j], -1, 1)
+    for i, j, inside, weight, _, _ in _corners(grid, image.shape, mode, padding_mode, align_corners):
+        out += weight[:, None] * _read(image, i, j, inside)
+    if padding_mode == "fill":
+        cover, colour = coverage(grid, image.shape[2:], mode, padding_mode, align_corners), _filled(fill, image.shape)
+        out += np.where(cover == 1, 0.0, np.where(np.isfinite(colour), colour * (1 - cover), colour))
     known = _known(grid, image.shape, padding_mode, align_corners)[:, None]
     return out if padding_mode != "zeros" else np.where(known, out, 0.0)
 
@@ -193,27 +228,45 @@ def grid_sample_backward(
     *,
     magnitude: bool = False,
 ) -> tuple[Array, Array]:
-    """Eqs. 6 and 7: (d_image, d_grid). The fill's gradient is the sum of d_out less that of d_image, over pixels.
+    """Eqs. 6 and 7: (d_image, d_grid).
 
     With ``magnitude`` every term enters by its absolute value: the sum a rounding error is measured against.
     """
     d_out, image, grid = (np.asarray(a, np.float64) for a in (d_out, image, grid))
-    if padding_mode == "fill":
-        colour = _filled(fill, image.shape)
-        image, padding_mode = np.abs(image) + np.abs(colour) if magnitude else image - colour, "zeros"
-    d_out = np.where(_known(grid, image.shape, padding_mode, align_corners)[:, None], d_out, 0.0)
+    known = _known(grid, image.shape, padding_mode, align_corners)
+    d_out = np.where(known[:, None], d_out, 0.0)
     if magnitude:
         d_out, image = np.abs(d_out), np.abs(image)
     d_image, d_grid = np.zeros(image.shape), np.zeros(grid.shape)
-    n = np.arange(image.shape[0])[:, None, None]
-    for i, j, *weights in _corners(grid, image.shape, mode, padding_mode, align_corners):
+    for i, j, inside, *weights in _corners(grid, image.shape, mode, padding_mode, align_corners):
         weight, weight_du, weight_dv = map(np.abs, weights) if magnitude else weights
-        place: Any = np.index_exp[n, :, i, j]
-        np.add.at(d_image, place, np.moveaxis(weight[:, None] * d_out, 1, -1))
-        dot = (d_out * np.moveaxis(image[n, :, i, j], -1, 1)).sum(1)
-        d_grid[..., 0] += dot * weight_du
-        d_grid[..., 1] += dot * weight_dv
+        reads = inside & (weight != 0)
+        n, k, l = np.nonzero(reads)  # noqa: E741
+        place: Any = np.index_exp[n, :, i[reads], j[reads]]
+        np.add.at(d_image, place, weight[reads][:, None] * d_out[n, :, k, l])
+        dot = (d_out * _read(image, i, j, inside)).sum(1)
+        counts = known & (inside | (mode == "bicubic"))  # whose zeros outside count
+        dot = np.where(counts, dot, 0.0)
+        if mode != "nearest":
+            d_grid[..., 0] += dot * weight_du
+            d_grid[..., 1] += dot * weight_dv
+    if padding_mode == "fill":
+        colour = _filled(fill, image.shape)
+        colour = np.where(np.isfinite(colour), -colour, 0.0)
+        d_cover = (d_out * (np.abs(colour) if magnitude else colour)).sum(1, keepdims=True)
+        options = mode, padding_mode, align_corners
+        d_grid += coverage_backward(d_cover, grid, image.shape[2:], *options, magnitude=magnitude)
     return d_image, d_grid
+
+
+def fill_backward(
+    d_out: ArrayLike, fill: ArrayLike, grid: ArrayLike, image_size: tuple[int, int], *options: Any
+) -> Array:
+    """d_fill (N, C), whatever fill's own shape: d_out times what coverage lacks to 1; 0 of one that is not finite."""
+    d_out = np.asarray(d_out, np.float64)
+    cover = coverage(grid, image_size, *options)
+    d_fill = np.where(cover == 1, 0.0, d_out * (1 - cover)).sum((2, 3))
+    return np.where(np.isfinite(_filled(fill, d_out.shape)[..., 0, 0]), d_fill, 0.0)
 
 
 def coverage(
@@ -223,10 +276,44 @@ def coverage(
     padding_mode: str = "zeros",
     align_corners: bool = False,
 ) -> Array:
-    """How much of each output pixel an image (H, W) covers, (N, 1, h, w): the image of ones, sampled at the grid."""
+    """How much of each output pixel an image (H, W) covers, (N, 1, h, w): the image of ones, sampled at the grid.
+
+    Exactly 1 where all taps lie inside the image.
+    """
     grid = np.asarray(grid, np.float64)
     padding_mode = "zeros" if padding_mode == "fill" else padding_mode
-    return grid_sample(np.ones((len(grid), 1, *image_size)), grid, mode, padding_mode, align_corners)
+    cover = grid_sample(np.ones((len(grid), 1, *image_size)), grid, mode, padding_mode, align_corners)
+    _, all_inside = _any_and_all_inside(grid, image_size, mode, padding_mode, align_corners)
+    return np.where(all_inside & _known(grid, image_size, padding_mode, align_corners), 1.0, cover[:, 0])[:, None]
+
+
+def coverage_backward(
+    d_mask: ArrayLike,
+    grid: ArrayLike,
+    image_size: tuple[int, int],
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool = False,
+    *,
+    magnitude: bool = False,
+) -> Array:
+    """d_grid of `coverage`, which is constant where all taps lie inside the image, and where none does.
+
+    So it is everywhere under border and reflection.
+    """
+    d_mask, grid = np.asarray(d_mask, np.float64), np.asarray(grid, np.float64)
+    if padding_mode not in ("zeros", "fill"):
+        return np.zeros(grid.shape)
+    options = mode, "zeros", align_corners
+    any_inside, all_inside = _any_and_all_inside(grid, image_size, *options)
+    d_mask = np.where((any_inside & ~all_inside)[:, None], d_mask, 0.0)
+    return grid_sample_backward(d_mask, np.ones((len(grid), 1, *image_size)), grid, *options, magnitude=magnitude)[1]
+
+
+def _any_and_all_inside(grid: Array, shape: tuple[int, ...], *options: Any) -> tuple[Any, Any]:
+    """Where any of a point's taps lies inside the image, and where all do."""
+    inside = [inside for _, _, inside, _, _, _ in _corners(grid, shape, *options)]
+    return np.logical_or.reduce(inside), np.logical_and.reduce(inside)
 
 
 # --- transforms ---------------------------------------------------------------------------------------

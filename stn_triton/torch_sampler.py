@@ -6,16 +6,19 @@ a thread whole samples, so that it would leave one image to one thread.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from math import prod
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.autograd import forward_ad
+
+from .tracing import is_memory, is_plain
 
 # torch's own numbering
 MODES = {"bilinear": 0, "nearest": 1, "bicubic": 2}
 PADDING_MODES = {"zeros": 0, "border": 1, "reflection": 2}
+#: Of an axis, counted from the nearest pixel (nearest) or the one below.
+FIRST_AND_LAST_TAP = {"nearest": (0, 0), "bilinear": (0, 1), "bicubic": (-1, 2)}
 #: Target pixels from which torch's sampler gives a thread as little as one sample (its grain, in torch 2.13).
 ONE_SAMPLE_PER_THREAD = 8192
 #: Gradients of a single image that are made at once, to be added up.
@@ -36,20 +39,26 @@ def sample(image: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corn
         return sample_bounded(image, grid, mode, padding_mode, align_corners)
     far = bound(grid.dtype)
     first = torch.tensor(  # pixel 0
-        [-1 if align_corners else 1 / n - 1 for n in image.shape[:1:-1]], dtype=grid.dtype, device=grid.device
-    )
+        [-far if padding_mode == "border" else -1 if align_corners else 1 / n - 1 for n in image.shape[:1:-1]],
+        dtype=grid.dtype, device=grid.device,
+    )  # fmt: skip
     lost = ~grid.isfinite() if padding_mode == "reflection" else grid.isnan()
     clean = torch.where(lost, first, grid).clamp(-far, far)
-    out = sample_bounded(image, clean, mode, padding_mode, align_corners)
     # As pixels, since an infinite coordinate of a one-pixel axis is 0 * inf: unknown.
     pixels = [u * (n - 1 if align_corners else n) for u, n in zip(grid.unbind(-1), image.shape[:1:-1], strict=True)]
     x_known, y_known = (~t.isnan() if padding_mode == "border" else t.isfinite() for t in pixels)
-    known = (x_known & y_known)[:, None]
-    return torch.where(known, out, 0 if padding_mode == "zeros" else out.detach())
+    known = x_known & y_known
+    clean = with_gradient_where(clean, lambda points: known)  # pixel 0, which the others read, may not be finite
+    out = sample_bounded(image, clean, mode, padding_mode, align_corners)
+    return torch.where(known[:, None], out, 0 if padding_mode == "zeros" else out.detach())
 
 
 def sample_bounded(image: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool) -> Tensor:
     """`sample` of a grid within its `bound`."""
+    if mode == "bilinear" and padding_mode == "zeros":
+        # Where no tap lies inside the image, torch's CPU sampler multiplies d_out by 0, and makes NaN of what is not
+        # finite.
+        grid = with_gradient_where(grid, lambda points: taps_inside(points, image.shape[2:], mode, align_corners)[0])
     options = MODES[mode], PADDING_MODES[padding_mode], align_corners
     shares, by_rows = _shares(image, grid)
     if shares == 1:
@@ -64,6 +73,31 @@ def sample_bounded(image: Tensor, grid: Tensor, mode: str, padding_mode: str, al
         out = out.transpose(0, 1).contiguous()
     # Not a view to autograd, which would forbid some in-place operations on it.
     return torch.ops.aten._unsafe_view(out, (1, channels, h, w))
+
+
+def with_gradient_where(grid: Tensor, counts: Callable[[Tensor], Tensor]) -> Tensor:
+    """The grid, through which a gradient that is not finite gets only at the points that ``counts`` says, (N, h, w)."""
+    if not (torch.is_grad_enabled() and grid.requires_grad and is_plain(grid)):
+        return grid
+    points, grid = grid.detach(), torch.ops.aten.alias(grid)  # the user's own gets no hook
+
+    def let_through(d_grid: Tensor | None) -> Tensor | None:
+        return d_grid if d_grid is None or is_bounded(d_grid) else torch.where(counts(points)[..., None], d_grid, 0)
+
+    grid.register_hook(let_through)
+    return grid
+
+
+def taps_inside(grid: Tensor, in_size: Sequence[int], mode: str, align_corners: bool) -> tuple[Tensor, Tensor]:
+    """Whether any of a point's taps lies inside the image, and whether all do, without padding; (N, h, w) each."""
+    first, last = FIRST_AND_LAST_TAP[mode]
+    any_inside, all_inside = [], []
+    for u, n in zip(grid.unbind(-1), in_size[::-1], strict=True):
+        t = (u + 1) * ((n - 1 if align_corners else n) / 2) - (0 if align_corners else 0.5)
+        tap = t.round() if mode == "nearest" else t.floor()
+        any_inside.append((tap + last >= 0) & (tap + first < n))
+        all_inside.append((tap + first >= 0) & (tap + last < n))
+    return any_inside[0] & any_inside[1], all_inside[0] & all_inside[1]
 
 
 def is_bounded(values: Tensor) -> bool:
@@ -91,12 +125,7 @@ def largest_magnitude(values: Tensor) -> float:
 
 
 def _cannot_be_asked(values: Tensor) -> bool:
-    return values.device.type != "cpu" or _values_are_hidden() or isinstance(values, FakeTensor)
-
-
-def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor made here may be kept: not a fake one, nor one of a trace or a transform of `torch.func`."""
-    return not isinstance(tensor, FakeTensor) and not _values_are_hidden()
+    return values.device.type != "cpu" or not is_plain(values) or not is_memory(values)
 
 
 def _shares(image: Tensor, grid: Tensor) -> tuple[int, bool]:
@@ -107,7 +136,7 @@ def _shares(image: Tensor, grid: Tensor) -> tuple[int, bool]:
     the smaller one. A trace would keep the number: 1.
     """
     (batch, channels, *in_size), (_, h, w, _) = image.shape, grid.shape
-    if _values_are_hidden() or batch != 1 or image.device.type != "cpu" or h * w < ONE_SAMPLE_PER_THREAD:
+    if not is_plain(image) or batch != 1 or image.device.type != "cpu" or h * w < ONE_SAMPLE_PER_THREAD:
         return 1, False
     threads = torch.get_num_threads()
     of_channels = _largest_divisor(channels, threads)
@@ -120,12 +149,3 @@ def _shares(image: Tensor, grid: Tensor) -> tuple[int, bool]:
 
 def _largest_divisor(n: int, most: int) -> int:
     return max(d for d in range(1, most + 1) if n % d == 0)
-
-
-def _values_are_hidden() -> bool:
-    return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-    )

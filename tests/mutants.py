@@ -18,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = [
+    "test_not_finite.py", "test_caches.py", "test_tracing.py",
     "test_image_gradient.py", "test_warp.py", "test_identity.py", "test_special_points.py", "test_launch_shapes.py", "test_layouts.py",
     "test_gradients.py", "test_several_transforms.py", "test_flow.py", "test_geometry.py", "test_tps.py",
     "test_transforms.py", "test_memory.py", "test_piecewise_affine.py", "test_fill_and_mask.py",
@@ -33,6 +34,7 @@ OWN_TESTS = {
     "bench/picture.py": "test_bench_picture.py",
     "bench/gpu/command_line.py": "test_bench_gpu.py",
     "bench/gpu/tiles.py": "test_bench_gpu.py",
+    "caches.py": "test_caches.py",
     "configs.py": "test_launch_shapes.py",
     "eager.py": "test_torch_path.py",
     "transforms/kept_basis.py": "test_torch_path.py",
@@ -131,7 +133,7 @@ MUTANTS = {
         "kernels/samplers.py", """        tl.atomic_add(
             pointer(d_plane, origin, taps[k], stride_h, stride_w),
             (weight * d_value).to(d_plane.dtype.element_ty),
-            mask=inside,
+            mask=inside & (weight != 0),
             sem="relaxed",  # the default orders memory: a fence per atomic
         )
 """, """        tl.store(
@@ -142,10 +144,10 @@ MUTANTS = {
 """,
     ),
     "64-bit offsets never taken": (
-        "plan.py", "return tl.int64 if max(tensor.reach for tensor in tensors) >= 2**31 else tl.int32", "return tl.int32",
+        "plan.py", "return tl.int64 if max(spans) >= 2**31 else tl.int32", "return tl.int32",
     ),
     "the gradient's plane forgotten in its offsets": (
-        "plan.py", "_index(theta, read, d_out, added)", "_index(theta, read, d_out)",
+        "plan.py", "theta=theta, d_image=added, d_mask", "theta=theta, d_mask",
     ),
     "one theta read for the whole batch": (
         "plan.py", "(0 if theta.shape[0] == 1 else theta.stride[0], *of_parameters, 0, 0)", "(0, *of_parameters, 0, 0)",
@@ -223,7 +225,7 @@ MUTANTS = {
         "geometry.py", "product = _product(a, b)", "product = _product(b, a)",
     ),
     "an inverse in another unit": (
-        "geometry.py", "(columns / determinant[..., None, None] / scale)", "(columns / determinant[..., None, None])",
+        "geometry.py", "columns / determinant[..., None, None] / scale", "columns / determinant[..., None, None]",
     ),
     "a homography whose corners' areas are all alike": (
         "geometry.py", "scaled = (areas / areas.sum(-1, keepdim=True))[..., None] * points", "scaled = points / 4",
@@ -274,7 +276,7 @@ MUTANTS = {
         "transforms/piecewise_affine.py", "upper = a > b\n    high, low = tl.where", "upper = a + b < 1\n    high, low = tl.where",
     ),
     "hats of vertices below that are those above": (
-        "transforms/piecewise_affine.py", "right_above - (a - b), a - right_above)", "right_above, a - right_above)",
+        "transforms/piecewise_affine.py", "add_to_sums(below, hat_2, hat_3", "add_to_sums(below, hat_1, hat_2",
     ),
     "sums of vertices lost where rows pass over a cell": (
         "transforms/piecewise_affine.py", "write_sums(place, vertex + 1, below, axes)\n            above", "above",
@@ -295,7 +297,7 @@ MUTANTS = {
         "kernels/samplers.py", "tl.fma(r, -3.75, 4.5) * r", "tl.fma(r, 3.75, -4.5) * r",
     ),
     "cubic taps padded a pixel away": (
-        "kernels/samplers.py", "PAD(below + (k - 1),", "PAD(below + k,",
+        "kernels/samplers.py", "PAD(tl.where(near, below + (k - 1), below)", "PAD(tl.where(near, below + k, below)",
     ),
     "bicubic slope where there is no fraction": (
         "kernels/samplers.py", "tl.where(near, 1.0, 0.0)", "tl.where(near, 1.0, 1.0)",
@@ -313,7 +315,7 @@ MUTANTS = {
         "kernels/warp.py", "tl.fma(d_cover, slope_x * cover_y, d_u)", "tl.fma(d_cover, cover_x * slope_y, d_u)",
     ),
     "every block of channels adds the mask's gradient": (
-        "kernels/warp.py", "mask=differentiable & covers", "mask=differentiable",
+        "kernels/warp.py", "mask=differentiable & partly & covers", "mask=differentiable & partly",
     ),
     "a fill of one transform for the gradient of all": (
         "ops.py", "d_fill.sum(1)", "d_fill[:, 0]",
@@ -472,7 +474,7 @@ MUTANTS = {
         "kernels/gather.py", "(x + column <= last_x) & in_output", "(x + column <= last_x)",
     ),
     "gather, weights of one axis": (
-        "kernels/gather.py", "shares += ((weight_y * weight_x, reads),)", "shares += ((weight_y * weight_y, reads),)",
+        "kernels/gather.py", "weights += ((weight_y * weight_x, reads),)", "weights += ((weight_y * weight_y, reads),)",
     ),
     "gather, two columns left over": (
         "kernels/gather.py", "(columns + TOGETHER - 2) // TOGETHER * TOGETHER", "columns // TOGETHER * TOGETHER",
@@ -487,7 +489,7 @@ MUTANTS = {
         "plan.py", "together = 1 if wide else", "together = 1 if vector > 1 else",
     ),
     "gather, the first row of a lane twice": (
-        "kernels/gather.py", "SHARE(v, i + r)", "SHARE(v, i)",
+        "kernels/gather.py", "WEIGHT_AT(v, i + r)", "WEIGHT_AT(v, i)",
     ),
     "gather, boxes of the first row of a lane": (
         "kernels/gather.py", "BOX(numbers, j, i + (LANE_ROWS - 1) / 2)", "BOX(numbers, j, i)",
@@ -499,10 +501,10 @@ MUTANTS = {
         "kernels/gather.py", "tl.store(place, totals[c * LANE_ROWS + r].to(d_image.dtype.element_ty), mask=in_row & live)", "tl.store(place, totals[c * LANE_ROWS + r].to(d_image.dtype.element_ty), mask=in_row)",
     ),
     "gather, what is not read": (
-        "kernels/gather.py", "new += (tl.where(shares[r][1], total, totals[c * LANE_ROWS + r]),)", "new += (total,)",
+        "kernels/gather.py", "new += (tl.where(weights[r][1], total, totals[c * LANE_ROWS + r]),)", "new += (total,)",
     ),
     "gather, 0 times what is not finite": (
-        "kernels/gather.py", "new += (tl.where(shares[r][1], total, totals[c * LANE_ROWS + r]),)", "new += (tl.fma(tl.where(shares[r][1], shares[r][0], 0.0), d_value.to(ACC), totals[c * LANE_ROWS + r]),)",
+        "kernels/gather.py", "new += (tl.where(weights[r][1], total, totals[c * LANE_ROWS + r]),)", "new += (tl.fma(tl.where(weights[r][1], weights[r][0], 0.0), d_value.to(ACC), totals[c * LANE_ROWS + r]),)",
     ),
     "gather, one transform of several": (
         "kernels/gather.py", "for m in range(transforms if MANY else 1):", "for m in range(1):",
@@ -521,6 +523,69 @@ MUTANTS = {
     ),
     "gather, every image is scattered, too": (
         "kernels/warp.py", "scatters = tl.load(scattered + n) != 0", "scatters = tl.load(scattered + n) >= 0",
+    ),
+    "a tap outside, times d_out": (
+        "kernels/samplers.py", "product = tl.where(taps[k][5], product, 0.0)", "pass",
+    ),
+    "a tap of weight 0, scattered": (
+        "kernels/samplers.py", "mask=inside & (weight != 0),", "mask=inside,",
+    ),
+    "a tap of weight 0, scattered in whole numbers": (
+        "kernels/fixed_point.py", "inside & (weight != 0)", "inside",
+    ),
+    "a tap of weight 0, gathered": (
+        "kernels/samplers.py", "return weight, weight > 0", "return weight, weight >= 0",
+    ),
+    "a tap of weight 0, gathered by bicubic": (
+        "kernels/samplers.py", "return weight, weight != 0", "return weight, rest >= 0",
+    ),
+    "taps beside a coordinate without a fraction": (
+        "kernels/samplers.py", "PAD(tl.where(near, below + (k - 1), below)", "PAD(below + (k - 1)",
+    ),
+    "a mask's gradient where it is constant": (
+        "kernels/warp.py", "mask=differentiable & partly & covers", "mask=differentiable & covers",
+    ),
+    "a fill's pull where coverage is constant": (
+        "kernels/warp.py", "d_cover = tl.where(partly, tl.sum(d_cover, 1, keep_dims=True), 0.0)", "d_cover = tl.sum(d_cover, 1, keep_dims=True)",
+    ),
+    "a cell's fourth vertex, top right": (
+        "transforms/piecewise_affine.py", "upper_u, upper_v = tl.where(upper, d_u, 0.0), tl.where(upper, d_v, 0.0)", "upper_u, upper_v = d_u, d_v",
+    ),
+    "a cell's fourth vertex, bottom left": (
+        "transforms/piecewise_affine.py", "lower_u, lower_v = tl.where(upper, 0.0, d_u), tl.where(upper, 0.0, d_v)", "lower_u, lower_v = d_u, d_v",
+    ),
+    "a fill's gradient where it is not read": (
+        "ops.py", "torch.where(mask == 1, 0, d_out * (1 - mask))", "(d_out * (1 - mask))",
+    ),
+    "CPU path, a fill's gradient where it is not read": (
+        "eager.py", "return torch.where(mask == 1, out, filled) if colour.requires_grad else filled", "return filled",
+    ),
+    "CPU path, d_out that nothing reads": (
+        "torch_sampler.py", 'if mode == "bilinear" and padding_mode == "zeros":', "if False:",
+    ),
+    "CPU path, a mask's gradient where it is constant": (
+        "eager.py", "of_mask = with_gradient_where(grid, partial(_is_partly_inside, spec, image.shape[2:]))", "of_mask = grid",
+    ),
+    "CPU path, all vertices of a mesh": (
+        "transforms/piecewise_affine.py", "if is_bounded(d_grid):", "if True:",
+    ),
+    "CPU path, pixel 0 for what is unknown": (
+        "torch_sampler.py", "clean = with_gradient_where(clean, lambda points: known)", "pass",
+    ),
+    "a mask forgotten in the offsets": (
+        "plan.py", "return spec.size[0] * spec.size[1] - 1 if spec.mask else 0", "return 0",
+    ),
+    "plans that keep transforms": (
+        "plan.py", "if settings is None:\n            plans = self._by_transform.get(transform)", "options.append(transform)\n        if False:\n            plans = self._by_transform.get(transform)",
+    ),
+    "functions that keep transforms": (
+        "transforms/base.py", "return weakref.ref(self) if settings is None else", "return self if settings is None else",
+    ),
+    "solved systems that weigh nothing": (
+        "functional.py", "BoundedCache(64, 2**26, ThinPlateSpline.bytes_of_systems)", "BoundedCache(64)",
+    ),
+    "a cache without a limit of bytes": (
+        "caches.py", "or self._bytes() > self.max_bytes", "",
     ),
     "boxes cut short at the end": (
         "kernels/preimage.py", "tl.where(low <= 2 * last, low", "tl.where(low <= 2 * last - 1, low",
@@ -544,7 +609,7 @@ MUTANTS = {
         "transforms/projective.py", "regular = regular & (least * 1000 > most)", "regular = regular & (most > 0)",
     ),
     "nearest, ties to both": (
-        "kernels/samplers.py", "-tl.abs(rounded - pixel)", "0.5 - tl.abs(t - pixel)",
+        "kernels/samplers.py", "t.dtype), rounded == pixel", "t.dtype), tl.abs(t - pixel) <= 0.5",
     ),
     "sums rounded in one step": (
         "kernels/finish.py", "for _step in range(STEPS):", "for _step in range(1):",

@@ -250,8 +250,8 @@ def test_every_way_is_taken(kernel_path, monkeypatch, once, images):
 
 def test_a_wrong_gradient_is_not_timed(kernel_path, monkeypatch, once):
     monkeypatch.setattr(image_gradient, "ZOOMS", (1.0,))
-    share = image_gradient.plan.samplers.nearest_share
-    broken = image_gradient.plan.SAMPLERS["bilinear"]._replace(share=share)
+    weight_at = image_gradient.plan.samplers.nearest_weight_at
+    broken = image_gradient.plan.SAMPLERS["bilinear"]._replace(weight_at=weight_at)
     monkeypatch.setitem(image_gradient.plan.SAMPLERS, "bilinear", broken)
     row = image_gradient.measure(Runner.on(kernel_path.device, seconds=0.0), SMALL_IMAGES[0], 0)
     assert [*row["zooms"]["1.0"]["wrong"]] == ["gathered"]

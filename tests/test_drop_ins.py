@@ -164,9 +164,45 @@ def test_align_corners_none_warns_and_means_false(name):
         "grid_sample": (torch.randn(1, 1, 3, 3), torch.rand(1, 2, 2, 2)),
         "affine_grid": (torch.randn(1, 2, 3), (1, 1, 2, 2)),
     }[name]
-    with pytest.warns(UserWarning, match="align_corners"):
+    with pytest.warns(UserWarning, match="align_corners") as warned:
         default = getattr(stn_triton, name)(*arguments)
+    assert [warning.filename for warning in warned] == [__file__]
     assert torch.equal(default, getattr(stn_triton, name)(*arguments, align_corners=False))
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("h", [0, 1, 3])
+@pytest.mark.parametrize("w", [0, 1, 3])
+@pytest.mark.parametrize("batch", [(2, 1), (2, 0), (0, 1)], ids=str)
+def test_affine_grid_warns_where_pytorch_does(align_corners, h, w, batch):
+    """An axis of one pixel has no corners to align. A filter for PyTorch's warning knows ours by its first words."""
+    theta = torch.rand(batch[0], 2, 3)
+    outcomes = []
+    for affine_grid in (F.affine_grid, stn_triton.affine_grid):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                result = affine_grid(theta, (*batch, h, w), align_corners=align_corners).shape
+            except (ValueError, RuntimeError) as error:
+                result = type(error)
+        expected = "Since version 1.3.0, affine_grid behavior has changed for unit-size grids when align_corners=True"
+        known = [str(warning.message).startswith(expected) for warning in caught]
+        outcomes.append((result, known, [(warning.category, warning.filename) for warning in caught]))
+    theirs, ours = outcomes
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("align_corners", [None, True])
+def test_a_warning_breaks_no_graph(align_corners):
+    """torch.compile cannot trace a warning: there is none while it traces."""
+
+    def grid(theta):
+        return stn_triton.affine_grid(theta, (2, 1, 1, 3), align_corners=align_corners)
+
+    theta = torch.rand(2, 2, 3)
+    compiled = torch.compile(grid, backend="eager", fullgraph=True)(theta)
+    with pytest.warns(UserWarning, match="align_corners"):
+        torch.testing.assert_close(compiled, grid(theta))
 
 
 X, G, T = torch.rand(2, 3, 4, 5), torch.rand(2, 3, 3, 2), torch.rand(2, 2, 3)

@@ -1,5 +1,7 @@
 """Strides, memory formats, aliasing, and sizes at the ends: empty, one pixel, more than 2^31 elements."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -122,7 +124,8 @@ def test_large_planes_take_64_bit_offsets():
     def index(shape, strides):
         theta, far = ((1, 2, 3), (6, 3, 1)), (shape, strides)
         first, second = (
-            plan._index(*(TensorLayout(*t, torch.int8, True) for t in ts)) for ts in ((theta, far), (far, theta))
+            plan._index(image=TensorLayout(*a, torch.int8, True), theta=TensorLayout(*b, torch.int8, True))
+            for a, b in ((theta, far), (far, theta))
         )
         assert first == second
         return first
@@ -200,3 +203,52 @@ def test_programs_lie_on_axis_x(kernel_path, monkeypatch, last):
 def test_too_many_programs_is_an_error(kernel_path):
     with pytest.raises(ValueError, match=r"size: expected at most 2147483647 tiles"):
         launch._launch(None, 2**31, torch.zeros(1), options={})
+
+
+#: Pointers that kernels offset by 64 bits always: a stride or a program's number that is an int64 is a factor of it.
+ALWAYS_64_BITS = {"fill", "peaks", "scattered", "d_theta"}
+
+
+def test_every_pointer_takes_part_in_the_choice_of_offsets(kernel_path, monkeypatch):
+    """By the kernels' own parameters: a tensor that one indexes by INDEX is known to the rule that chooses it."""
+    chosen, launched, choose, run = [], {}, plan._index, launch._launch
+
+    def index(**tensors):
+        chosen.append(set(tensors))
+        return choose(**tensors)
+
+    def record(kernel, programs, *args, options):
+        names = list(inspect.signature(kernel.fn).parameters)
+        pointers = {name for name, value in zip(names, args, strict=True) if isinstance(value, torch.Tensor)}
+        launched[names[0], names[1]] = pointers, set() if kernel is launch.warp_finish else chosen[-1]
+        run(kernel, programs, *args, options=options)
+
+    monkeypatch.setattr(plan, "_index", index)
+    monkeypatch.setattr(launch, "_launch", record)
+    image = torch.rand(1, 2, 4, 4, device=kernel_path.device, dtype=torch.float16, requires_grad=True)
+    theta = torch.eye(2, 3, device=kernel_path.device)[None].requires_grad_()
+    for padding_mode in ("fill", "border"):
+        options = {"fill": torch.ones(2, device=kernel_path.device)} if padding_mode == "fill" else {}
+        out, mask = affine_sample(
+            image, theta, padding_mode=padding_mode, **options, return_mask=True, deterministic=True
+        )
+        (out.sum() + mask.sum()).backward()
+    assert len(launched) == 4  # forward, gather, backward, finish
+    for kernel, (pointers, indexed) in launched.items():
+        if kernel == ("sums", "peaks"):  # one plane, of one tensor's size, for all
+            assert pointers == {"sums", "peaks", "scattered", "d_image"}
+        else:
+            assert pointers - ALWAYS_64_BITS == indexed, kernel
+
+
+@pytest.mark.parametrize("side", [46_340, 46_341])
+def test_a_large_mask_takes_64_bit_offsets(kernel_path, side):
+    """Beside a d_out that was expanded, and an output without channels, which have no offsets at all."""
+    spec = WarpSpec(TRANSFORMS["affine"], "bilinear", "zeros", False, (side, side), mask=True)
+    image, theta = torch.rand(1, 1, 4, 4), torch.eye(2, 3)[None]
+    d_out = TensorLayout(torch.Size((1, 1, side, side)), (0, 0, 0, 0), torch.float32, True)
+    given = TensorLayout.of(image), TensorLayout.of(theta)
+    backward = plan.plan_backward(spec, ImageLike.of(image), d_out, *given, None)
+    forward = plan.plan_forward(spec, TensorLayout.of(image[:, :0]), given[1])
+    wide = plan.tl.int64 if side**2 > 2**31 else plan.tl.int32
+    assert [wide in planned.constants for planned in (backward, forward)] == [True, True]

@@ -224,7 +224,7 @@ def test_a_product_and_a_gather_give_the_same_grid(torch_path, monkeypatch, alig
 
 def test_compiles_to_one_graph_and_takes_torch_func(torch_path):
     image, theta = torch.randn(2, 1, 5, 6, dtype=torch.float64), draw((3, 4), 2)
-    piecewise_affine._VERTICES.clear()
+    piecewise_affine._vertices.clear()
 
     def loss(theta, image):
         return piecewise_affine_sample(image, theta, mesh=(3, 4)).square().sum()
@@ -233,7 +233,7 @@ def test_compiles_to_one_graph_and_takes_torch_func(torch_path):
     compiled = torch.compile(loss, backend="eager", fullgraph=True)
     ours, expected = (torch.autograd.grad(run(leaf, image), leaf)[0] for run in (compiled, loss))
     torch.testing.assert_close(ours, expected)
-    piecewise_affine._VERTICES.clear()
+    piecewise_affine._vertices.clear()
     torch.testing.assert_close(torch.func.grad(loss)(theta, image), expected)
     of_each = torch.func.vmap(lambda theta, image: loss(theta[None], image[None]))(theta, image)
     torch.testing.assert_close(of_each.sum(), loss(theta, image))

@@ -14,6 +14,7 @@ from stn_triton import (
     torch_sampler,
     transform_sample,
 )
+from stn_triton.caches import BoundedCache
 from stn_triton.transforms import kept_basis
 
 NEAR = [(-1, -1), (1, -1), (-1, 1), (1, 1), (0, 0), (0, 1e-4)]  # cardinal functions of thousands
@@ -106,7 +107,8 @@ def test_functions_used_last_are_kept(monkeypatch):
     """As many bytes as there may be, and as many entries."""
     made, evaluate = [], kept_basis._evaluate
     monkeypatch.setattr(kept_basis, "_evaluate", lambda *key: made.append(key[1]) or evaluate(*key))
-    monkeypatch.setattr(kept_basis, "_kept", type(kept_basis._kept)())
+    kept = BoundedCache(256, 2**27, kept_basis._kept._bytes_of)
+    monkeypatch.setattr(kept_basis, "_kept", kept)
     mesh = PiecewiseAffine((2, 2))
     theta = mesh.identity()[None]
 
@@ -117,9 +119,9 @@ def test_functions_used_last_are_kept(monkeypatch):
         return made
 
     assert use((2, 2), (2, 3), (2, 2), (2, 3)) == [(2, 2), (2, 3)]
-    monkeypatch.setattr(kept_basis, "MOST_ENTRIES", 2)
+    kept.max_entries = 2
     assert use((2, 2), (2, 4), (2, 2), (2, 3)) == [(2, 4), (2, 3)]  # in whose place (2, 4) came
-    monkeypatch.setattr(kept_basis, "MOST_BYTES", 4 * 6 * 8)
+    kept.max_bytes = 4 * 6 * 8
     assert use((2, 4), (2, 3), (2, 4)) == [(2, 4), (2, 3), (2, 4)]
 
 

@@ -78,7 +78,8 @@ def join(whole, rest, peak, bits):
 def scatter_exactly(wholes, rests, origin, taps, stride_h, stride_w, d_value, scales):
     """`samplers.scatter` to whole numbers; rests lie ``rests`` elements after their wholes, and mostly are 0."""
     for k in tl.static_range(len(taps)):
-        whole, rest = split(taps[k][2] * d_value, scales)
-        place, inside = pointer(wholes, origin, taps[k], stride_h, stride_w), taps[k][5]
+        _, _, weight, _, _, inside = taps[k]
+        whole, rest = split(weight * d_value, scales)
+        place, inside = pointer(wholes, origin, taps[k], stride_h, stride_w), inside & (weight != 0)
         tl.atomic_add(place, whole, mask=inside, sem="relaxed")
         tl.atomic_add(place + rests, rest, mask=inside & (rest != 0), sem="relaxed")

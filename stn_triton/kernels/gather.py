@@ -43,8 +43,8 @@ def window_of(
 @jit
 def ask(
     totals, d_out, d_out_strides, corner, rows, state, j, i, sizes, axes,
-    SOURCE: constexpr, SHARE: constexpr, ACC: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr, LANE_ROWS: constexpr,
-    TOGETHER: constexpr,
+    SOURCE: constexpr, WEIGHT_AT: constexpr, ACC: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr,
+    LANE_ROWS: constexpr, TOGETHER: constexpr,
 ):  # fmt: skip
     """Adds to the totals what ``rows`` x TOGETHER target pixels pass on, from a corner (k, l, x, y, offset) on."""
     k, l, x, y, at = corner  # noqa: E741 - the output's column
@@ -54,21 +54,21 @@ def ask(
         in_output = y <= last_y
         for column in tl.static_range(TOGETHER):
             u, v, _seen = SOURCE(state, k + row, l + column, True, x + column, y, axes)
-            weight_x, reached_x = SHARE(u, j)
-            reads_x = (reached_x >= 0) & (x + column <= last_x) & in_output
-            shares, wanted = (), False
+            weight_x, reads_x = WEIGHT_AT(u, j)
+            reads_x = reads_x & (x + column <= last_x) & in_output
+            weights, wanted = (), False
             for r in tl.static_range(LANE_ROWS):
-                weight_y, reached_y = SHARE(v, i + r)
-                reads = reads_x & (reached_y >= 0)
-                shares += ((weight_y * weight_x, reads),)
+                weight_y, reads_y = WEIGHT_AT(v, i + r)
+                reads = reads_x & reads_y
+                weights += ((weight_y * weight_x, reads),)
                 wanted = wanted | reads
             new = ()
             for c in tl.static_range(CHANNELS):
                 # The scalar first, as in `samplers.pointer`: a row of a channel costs one 64-bit addition.
                 d_value = tl.load(d_out + c * (BLOCK_C * d_out_c) + at + column * d_out_w, mask=wanted, other=0.0)
                 for r in tl.static_range(LANE_ROWS):
-                    total = tl.fma(shares[r][0], d_value.to(ACC), totals[c * LANE_ROWS + r])
-                    new += (tl.where(shares[r][1], total, totals[c * LANE_ROWS + r]),)  # others may not be finite
+                    total = tl.fma(weights[r][0], d_value.to(ACC), totals[c * LANE_ROWS + r])
+                    new += (tl.where(weights[r][1], total, totals[c * LANE_ROWS + r]),)  # others may not be finite
             totals = new
         y += 1
         at += d_out_h
@@ -78,7 +78,7 @@ def ask(
 @jit
 def gather(
     totals, d_out, d_out_strides, channel, window, j, i, sizes, axes,
-    SOURCE: constexpr, BOX: constexpr, SHARE: constexpr, ACC: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr,
+    SOURCE: constexpr, BOX: constexpr, WEIGHT_AT: constexpr, ACC: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr,
     LANE_ROWS: constexpr, TOGETHER: constexpr,
 ):  # fmt: skip
     """Adds to the totals of pixels (j, i) to (j, i + LANE_ROWS - 1) what one sample of d_out passes on to them.
@@ -95,13 +95,13 @@ def gather(
     for _columns in range(0, together, TOGETHER):
         totals = ask(
             totals, d_out, d_out_strides, (k, l, x, y, at), rows, state, j, i, sizes, axes,
-            SOURCE, SHARE, ACC, BLOCK_C, CHANNELS, LANE_ROWS, TOGETHER,
+            SOURCE, WEIGHT_AT, ACC, BLOCK_C, CHANNELS, LANE_ROWS, TOGETHER,
         )  # fmt: skip
         l, x, at = l + TOGETHER, x + TOGETHER, at + TOGETHER * d_out_strides[2]  # noqa: E741
     for _column in range(together, columns):
         totals = ask(
             totals, d_out, d_out_strides, (k, l, x, y, at), rows, state, j, i, sizes, axes,
-            SOURCE, SHARE, ACC, BLOCK_C, CHANNELS, LANE_ROWS, 1,
+            SOURCE, WEIGHT_AT, ACC, BLOCK_C, CHANNELS, LANE_ROWS, 1,
         )  # fmt: skip
         l, x, at = l + 1, x + 1, at + d_out_strides[2]  # noqa: E741
     return totals
@@ -136,7 +136,7 @@ def warp_gather(
     ratio_y: float64, pitch_y: float64, inverse_y: float64,
     transforms, theta_stride_m: int64, theta_size_0, theta_size_1, most,
     LOAD: constexpr, SOURCE: constexpr, INVERSE: constexpr, BOX: constexpr, EXTENT: constexpr,
-    SHARE: constexpr, RADIUS: constexpr, ALIGN_CORNERS: constexpr, MANY: constexpr, EXACT: constexpr,
+    WEIGHT_AT: constexpr, RADIUS: constexpr, ALIGN_CORNERS: constexpr, MANY: constexpr, EXACT: constexpr,
     ACC: constexpr, INDEX: constexpr, UNIT: constexpr, VECTOR: constexpr,
     TILE_H: constexpr, TILE_W: constexpr, BLOCK_C: constexpr, CHANNELS: constexpr, LOOP: constexpr,
     LANE_ROWS: constexpr, TOGETHER: constexpr,
@@ -207,7 +207,7 @@ def warp_gather(
                     sample = plane_of(d_out, n * transforms + m, out_stride_n, first_channel, out_stride_c, VECTOR)
                     totals = gather(
                         totals, sample, d_out_strides, channel + first, window, j, i, sizes, axes,
-                        SOURCE, BOX, SHARE, ACC, BLOCK_C, CHANNELS, LANE_ROWS, TOGETHER,
+                        SOURCE, BOX, WEIGHT_AT, ACC, BLOCK_C, CHANNELS, LANE_ROWS, TOGETHER,
                     )  # fmt: skip
                 for c in tl.static_range(CHANNELS):
                     for r in tl.static_range(LANE_ROWS):

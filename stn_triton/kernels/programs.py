@@ -33,6 +33,12 @@ def own_block(column_blocks, row_blocks, channel_blocks, SPLIT: constexpr):
 
 
 @jit
+def is_first(block):
+    """Whether a block is the first, as a mask: Triton 3.9's interpreter takes a scalar's comparison for an int32."""
+    return tl.where(block == 0, True, False)
+
+
+@jit
 def read_by(sample, transforms, theta, stride_n, stride_m, MANY: constexpr):
     """Which image an output sample is made from, and where its theta begins.
 

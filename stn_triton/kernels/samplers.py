@@ -5,8 +5,12 @@ from; for each tap ``(step, weight, d_weight, inside)``, the pixel first + step,
 whether there is such a pixel; then the slope of the padding rule, by which derivatives are multiplied, and whether t is
 a number. Where a tile lies wholly inside the image (``not MASKED``) there is no padding, and nothing is tested.
 
-The other way round, ``share`` functions map coordinates t and one pixel to ``(weight, reached)``: k(t - pixel), and a
-number >= 0 if the pixel is a tap of t, be its weight 0. No tap lies farther than a sampler's radius from t.
+The other way round, ``weight_at`` functions map coordinates t and one pixel to ``(weight, reads)``: k(t - pixel), and
+whether it is not 0. No tap lies farther than a sampler's radius from t.
+
+0 times what is not finite is NaN, so that no weight or value of 0 stands for "not read": taps outside the image are
+dropped by their ``inside``, and the image's gradient goes to no tap whose weight is 0. Bicubic alone multiplies
+d_out by the zeros that stand outside, as PyTorch's CUDA kernel does (the table in `stn_triton.reference`).
 
 `taps_of` forms the products: ``(down, right, weight, weight_dx, weight_dy, inside)``, the pixel (i + down, j + right).
 They are computed once per pixel; `read`, `multiply` and `scatter` then visit them for every channel.
@@ -40,10 +44,10 @@ def nearest(t, n, axis, PAD: constexpr, ALIGN_CORNERS: constexpr, MASKED: conste
 
 
 @jit
-def nearest_share(t, pixel):
-    """1 to the pixel that `nearest` rounds to; a constant."""
+def nearest_weight_at(t, pixel):
+    """The weight is 1 at the pixel that `nearest` rounds to, which is the only tap."""
     rounded, _ = round_half_even(t)
-    return tl.full(t.shape, 1.0, t.dtype), -tl.abs(rounded - pixel)
+    return tl.full(t.shape, 1.0, t.dtype), rounded == pixel
 
 
 @jit
@@ -60,10 +64,10 @@ def bilinear(t, n, axis, PAD: constexpr, ALIGN_CORNERS: constexpr, MASKED: const
 
 
 @jit
-def bilinear_share(t, pixel):
-    """1 - |t - pixel|; a pixel at distance 1 to the left of t counts as a tap, too."""
+def bilinear_weight_at(t, pixel):
+    """The weight is 1 - |t - pixel|, or 0 where that is negative."""
     weight = 1 - tl.abs(t - pixel)
-    return weight, weight
+    return weight, weight > 0
 
 
 @jit
@@ -83,7 +87,7 @@ def bicubic(t, n, axis, PAD: constexpr, ALIGN_CORNERS: constexpr, MASKED: conste
     """Cubic convolution over four pixels (Keys, 1981) with A = -0.75, as in PyTorch.
 
     Weights are those of the coordinate itself: padding moves each tap by itself, and has no slope. A coordinate too
-    large to have a fraction goes where padding sends it, and has no derivative.
+    large to have a fraction goes where padding sends it, with all of its taps, and has no derivative.
     """
     slope, known = 1.0, True
     if MASKED:
@@ -101,7 +105,7 @@ def bicubic(t, n, axis, PAD: constexpr, ALIGN_CORNERS: constexpr, MASKED: conste
     taps = ()
     if MASKED and PAD is not zeros:
         for k in tl.static_range(4):
-            tap, _, _ = PAD(below + (k - 1), axis[4], axis[5], ALIGN_CORNERS)
+            tap, _, _ = PAD(tl.where(near, below + (k - 1), below), axis[4], axis[5], ALIGN_CORNERS)
             _, step = round_half_even(tap)
             taps += ((step, weights[k], slopes[k], True),)
         return tl.zeros(j.shape, j.dtype), taps, slope, known
@@ -112,11 +116,12 @@ def bicubic(t, n, axis, PAD: constexpr, ALIGN_CORNERS: constexpr, MASKED: conste
 
 
 @jit
-def bicubic_share(t, pixel):
-    """The cubic kernel, 0 from a distance of 2 on."""
-    reached = 2 - tl.abs(t - pixel)
-    rest = tl.where(reached > 0, reached, 0.0)
-    return tl.where(rest > 1, cubic_near(2 - rest), cubic_far(1 - rest, rest)), reached
+def bicubic_weight_at(t, pixel):
+    """The weight is the cubic kernel, 0 from a distance of 2 on."""
+    rest = 2 - tl.abs(t - pixel)
+    rest = tl.where(rest > 0, rest, 0.0)
+    weight = tl.where(rest > 1, cubic_near(2 - rest), cubic_far(1 - rest, rest))
+    return weight, weight != 0
 
 
 @jit
@@ -135,14 +140,18 @@ def taps_of(taps_x, taps_y, seen, MASKED: constexpr):
 
 @jit
 def coverage_of(taps):
-    """How much of a coordinate's weight lies inside the axis, exactly 1 where all of it does; and its derivative."""
-    share, slope, whole = 0.0, 0.0, True
+    """How much of a coordinate's weight lies inside the axis, exactly 1 where all of its taps do, and its derivative.
+
+    Returns (coverage, slope, whether all taps lie inside, whether any does).
+    """
+    coverage, slope = 0.0, 0.0
+    all_inside, any_inside = tl.full(taps[0][1].shape, True, tl.int1), tl.full(taps[0][1].shape, False, tl.int1)
     for k in tl.static_range(len(taps)):
         _, weight, d_weight, inside = taps[k]
-        share += tl.where(inside, weight, 0.0)
+        coverage += tl.where(inside, weight, 0.0)
         slope += tl.where(inside, d_weight, 0.0)
-        whole = whole & inside
-    return tl.where(whole, 1.0, share), tl.where(whole, 0.0, slope)
+        all_inside, any_inside = all_inside & inside, any_inside | inside
+    return tl.where(all_inside, 1.0, coverage), tl.where(all_inside, 0.0, slope), all_inside, any_inside
 
 
 @jit
@@ -230,12 +239,17 @@ def multiply(
 
 
 @jit
-def slope(sums, taps):
-    """(d/dx, d/dy) of the loss from the sums of `multiply`, added up over the channels of each pixel."""
+def slope(sums, taps, MASKED: constexpr):
+    """(d/dx, d/dy) of the loss from the sums of `multiply`, added up over the channels of each pixel.
+
+    A tap outside the image adds nothing, whatever d_out is; of bicubic's sixteen it adds d_out times 0.
+    """
     if len(taps) <= FEW:
         dx, dy = tl.zeros(taps[0][2].shape, taps[0][2].dtype), tl.zeros(taps[0][2].shape, taps[0][2].dtype)
         for k in tl.static_range(len(taps)):
             product = tl.sum(sums[k], 1, keep_dims=True)
+            if MASKED:
+                product = tl.where(taps[k][5], product, 0.0)
             dx = tl.fma(taps[k][3], product, dx)
             dy = tl.fma(taps[k][4], product, dy)
         return dx, dy
@@ -245,12 +259,15 @@ def slope(sums, taps):
 
 @jit
 def scatter(d_plane, origin, taps, stride_h, stride_w, d_value):
-    """The adjoint of `read`: adds weight * d_value to every tap of one channel plane of the gradient."""
+    """The adjoint of `read`: adds weight * d_value to every tap of one channel plane of the gradient.
+
+    A tap whose weight is 0 gets nothing, nor costs it an atomic: under an identity three of bilinear's four.
+    """
     for k in tl.static_range(len(taps)):
         _, _, weight, _, _, inside = taps[k]
         tl.atomic_add(
             pointer(d_plane, origin, taps[k], stride_h, stride_w),
             (weight * d_value).to(d_plane.dtype.element_ty),
-            mask=inside,
+            mask=inside & (weight != 0),
             sem="relaxed",  # the default orders memory: a fence per atomic
         )

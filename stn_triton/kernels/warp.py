@@ -24,10 +24,10 @@ a colour where it is missing; MASK stores it beside the output.
 
 from __future__ import annotations
 
-from .coordinates import axis_frame, centre_of, largest, smallest
+from .coordinates import axis_frame, centre_of, largest, smallest, zeros
 from .fixed_point import scales_of, scatter_exactly
 from .language import constexpr, float64, int64, jit, tl
-from .programs import offset_of, own_block, pixels, plane_of, read_by, typed_strides
+from .programs import is_first, offset_of, own_block, pixels, plane_of, read_by, typed_strides
 from .samplers import coverage_of, multiply, read, scatter, slope, sums_of, taps_of, zeros_of
 
 
@@ -80,7 +80,7 @@ def outside_of(fill, n, stride_n, channel, stride_c, mask, sample, h, w, channel
     The fill is (N, C), of any strides; the mask (samples, h, w), without gaps.
     """
     fill = plane_of(fill, n, stride_n, channel, stride_c, 1)
-    return fill, stride_c, mask + sample.to(tl.int64) * h * w, channel_block == 0
+    return fill, stride_c, mask + sample.to(tl.int64) * h * w, is_first(channel_block)
 
 
 @jit
@@ -165,7 +165,9 @@ def forward_tiles(
             taps = taps_of(taps_x, taps_y, seen, MASKED)
             cover = 1.0
             if MASKED and (FILL or MASK):
-                cover = tl.where(seen, coverage_of(taps_x)[0] * coverage_of(taps_y)[0], 0.0)
+                cover_x, _, _, _ = coverage_of(taps_x)
+                cover_y, _, _, _ = coverage_of(taps_y)
+                cover = tl.where(seen, cover_x * cover_y, 0.0)
             if MASK:
                 place = mask + row.to(image_h.dtype) * w + column
                 tl.store(place, tl.full(row.shape, 1.0, ACC) * cover, mask=live & covers)
@@ -338,14 +340,16 @@ def backward_tiles(
                     origin += CHANNELS * BLOCK_C * image_c
                     d_origin += CHANNELS * BLOCK_C * d_image_c
             if NEEDS_THETA:
-                d_u, d_v = slope(sums, taps)
-                if MASKED and (FILL or MASK):
-                    d_cover = tl.sum(d_cover, 1, keep_dims=True)
+                d_u, d_v = slope(sums, taps, MASKED)
+                if MASKED and (FILL or MASK) and PAD is zeros:  # under other rules coverage is constant
+                    cover_x, slope_x, all_x, any_x = coverage_of(taps_x)
+                    cover_y, slope_y, all_y, any_y = coverage_of(taps_y)
+                    # Elsewhere it is, too, 1 or 0: nothing reads its gradient, which may not be finite.
+                    partly = any_x & any_y & ~(all_x & all_y)
+                    d_cover = tl.where(partly, tl.sum(d_cover, 1, keep_dims=True), 0.0)
                     if MASK:
                         place = d_mask + row.to(image_h.dtype) * w + column
-                        d_cover += tl.load(place, mask=differentiable & covers, other=0.0).to(ACC)
-                    cover_x, slope_x = coverage_of(taps_x)
-                    cover_y, slope_y = coverage_of(taps_y)
+                        d_cover += tl.load(place, mask=differentiable & partly & covers, other=0.0).to(ACC)
                     d_u, d_v = tl.fma(d_cover, slope_x * cover_y, d_u), tl.fma(d_cover, cover_x * slope_y, d_v)
                 d_u, d_v = tl.where(live, d_u * slope_u, 0.0), tl.where(live, d_v * slope_v, 0.0)
                 partial = ADJOINT(partial, state, d_theta, part, row, column, live, x, y, sizes, d_u, d_v, axes)

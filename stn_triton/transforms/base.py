@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -215,6 +217,11 @@ class Transform(ABC):
         By default that is so of objects that hold anything; all others of a class are equal.
         """
         return None if vars(self) else ()
+
+    def cache_key(self) -> Hashable:
+        """What stands for this object in a cache: its class and settings, or, without any, a weak reference."""
+        settings = self.settings()
+        return weakref.ref(self) if settings is None else (type(self), settings)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Transform) or self.settings() is None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .base import normalised, target_axis
-from .products import products_are_exact
+from .products import exact_product, products_are_exact
 
 #: h + w up to which an output's bases are kept, at most a megabyte of them; sums serve beyond.
 LONGEST_BASES = 4096
@@ -37,8 +37,8 @@ def bounded_forms_over_grid(rows: Tensor, size: tuple[int, int], align_corners: 
         return forms_over_grid(rows, size, align_corners)
     batch, count, (h, w) = rows.shape[0], rows.shape[1], size
     by_row, by_column = _bases(count, h, w, align_corners, rows.dtype)
-    of_rows = torch.mm(rows.reshape(batch, 3 * count), torch.from_numpy(by_row))  # (a, b y + c) of each row and form
-    of_pixels = torch.mm(of_rows.view(batch * h, 2 * count), torch.from_numpy(by_column))
+    of_rows = exact_product(rows.reshape(batch, 3 * count), torch.from_numpy(by_row))  # (a, b y + c), row by row
+    of_pixels = exact_product(of_rows.view(batch * h, 2 * count), torch.from_numpy(by_column))
     return of_pixels.view(batch, h, w, count)
 
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import OrderedDict
-from threading import Lock
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
+from ..caches import BoundedCache
 from ..torch_sampler import bound, largest_magnitude
 from .base import Transform, target_points
-from .products import products_are_exact
+from .products import exact_product, products_are_exact
 
 #: Numbers of a transform's functions, (K, h w), up to which they are kept from call to call: 16 MiB of float32.
 LARGEST_BASIS = 2**22
-#: All that is kept, of the transforms and sizes that were used last: bytes and entries.
-MOST_BYTES, MOST_ENTRIES = 2**27, 256
 #: Numbers that are computed at once, in float64: half a megabyte, for a core's own cache.
 AT_ONCE = 2**16
 
@@ -47,7 +45,7 @@ class PointTransform(Transform):
         self, theta: Tensor, size: tuple[int, int], align_corners: bool, dtype: torch.dtype
     ) -> Tensor | None:
         """None unless functions are few enough to be kept, products exact, and the grid known to be bounded."""
-        batch, count = theta.shape[:2]
+        count = theta.shape[1]
         few = count <= self.most_points and 0 < count * size[0] * size[1] <= LARGEST_BASIS
         if not few or not products_are_exact(theta.device):
             return None
@@ -58,14 +56,42 @@ class PointTransform(Transform):
         functions, growth = kept_functions(self, size, align_corners, dtype)
         if not farthest * growth < far:
             return None
-        identity = torch.eye(2, dtype=dtype, device=displacement.device).expand(batch, 2, 2)
-        weights = torch.cat([displacement, identity], 1).transpose(1, 2)
-        planes = torch.matmul(weights.contiguous(), torch.from_numpy(functions))  # else it multiplies sample by sample
-        return planes.unflatten(-1, size).movedim(1, -1)
+        return _KeptGrid.apply(displacement, torch.from_numpy(functions), self, size, align_corners)
+
+    def displacement_gradient(
+        self, d_grid: Tensor, functions: Tensor, size: tuple[int, int], align_corners: bool
+    ) -> Tensor:
+        """d_displacement (N, K, 2) of a grid that was made of kept functions (K + 2, h w)."""
+        planes = d_grid.movedim(-1, 1).reshape(len(d_grid), 2, -1)
+        return exact_product(planes, functions[:-2].mT).mT
 
 
-_kept: OrderedDict[Any, tuple[np.ndarray, float]] = OrderedDict()
-_lock = Lock()
+class _KeptGrid(Function):
+    """The grid (N, h, w, 2) of displacements (N, K, 2) by one product with kept functions."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        displacement: Tensor,
+        functions: Tensor,
+        transform: PointTransform,
+        size: tuple[int, int],
+        align_corners: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(functions)
+        ctx.options = transform, size, align_corners
+        identity = torch.eye(2, dtype=displacement.dtype, device=displacement.device).expand(len(displacement), 2, 2)
+        weights = torch.cat([displacement, identity], 1).mT.contiguous()  # else it multiplies sample by sample
+        return exact_product(weights, functions).unflatten(-1, size).movedim(1, -1)
+
+    @staticmethod
+    def backward(ctx: Any, d_grid: Tensor) -> tuple[Tensor | None, ...]:
+        (functions,), (transform, size, align_corners) = ctx.saved_tensors, ctx.options
+        return transform.displacement_gradient(d_grid, functions, size, align_corners), None, None, None, None
+
+
+#: Of the transforms and sizes that were used last.
+_kept: BoundedCache[tuple[np.ndarray, float]] = BoundedCache(256, 2**27, lambda kept: kept[0].nbytes)
 
 
 def kept_functions(
@@ -75,18 +101,8 @@ def kept_functions(
 
     Kept as a numpy array, since a tensor made under inference mode could not be used outside it.
     """
-    key = transform, size, align_corners, dtype
-    with _lock:
-        if key not in _kept:
-            _kept[key] = _evaluate(*key)
-            while len(_kept) > MOST_ENTRIES or (len(_kept) > 1 and _bytes() > MOST_BYTES):
-                _kept.popitem(last=False)
-        _kept.move_to_end(key)
-        return _kept[key]
-
-
-def _bytes() -> int:
-    return sum(functions.nbytes for functions, _ in _kept.values())
+    key = transform.cache_key(), size, align_corners, dtype
+    return _kept.get(key, lambda: _evaluate(transform, size, align_corners, dtype))
 
 
 def _evaluate(

@@ -14,10 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..caches import BoundedCache
 from ..checks import check_size
 from ..kernels.coordinates import centre_of, finite, floor
 from ..kernels.language import constexpr, jit, tl
-from ..torch_sampler import is_plain
+from ..torch_sampler import is_bounded
+from ..tracing import is_plain
 from .base import normalised, target_axis
 from .kept_basis import PointTransform
 
@@ -44,6 +46,17 @@ def cell_of(t, rate, middle):
 
 
 @jit
+def hats_in_cell(a, b):
+    """(whether the point lies in the upper triangle, the hats of the first, of the second and of the last vertex).
+
+    First and last are top left and bottom right; the second is top right in the upper triangle, else bottom left.
+    """
+    upper = a > b
+    high, low = tl.where(upper, a, b), tl.where(upper, b, a)
+    return upper, 1 - high, high - low, low
+
+
+@jit
 def piecewise_source(state, row, column, live, x, y, axes):
     """The displaced point, in pixels, from three vertices; where it is not finite it reads nothing."""
     theta, _, gw, middle_x, middle_y, rate_x, rate_y = state
@@ -52,18 +65,17 @@ def piecewise_source(state, row, column, live, x, y, axes):
     half_y, centre_y, ratio_y, _, _, _ = axis_y
     cell_x, a = cell_of(x, rate_x, middle_x)
     cell_y, b = cell_of(y, rate_y, middle_y)
-    upper = a > b
-    high, low = tl.where(upper, a, b), tl.where(upper, b, a)
+    upper, hat_1, hat_2, hat_3 = hats_in_cell(a, b)
     to_next_row = 2 * gw
     first = cell_y * to_next_row + 2 * cell_x
     first, second, third = (
         theta + first, theta + (first + tl.where(upper, 2, to_next_row)), theta + (first + (to_next_row + 2)),
     )  # fmt: skip
-    d_x, d_y = tl.load(first).to(a.dtype) * (1 - high), tl.load(first + 1).to(a.dtype) * (1 - high)
-    d_x = tl.fma(tl.load(second).to(a.dtype), high - low, d_x)
-    d_y = tl.fma(tl.load(second + 1).to(a.dtype), high - low, d_y)
-    d_x = tl.fma(tl.load(third).to(a.dtype), low, d_x)
-    d_y = tl.fma(tl.load(third + 1).to(a.dtype), low, d_y)
+    d_x, d_y = tl.load(first).to(a.dtype) * hat_1, tl.load(first + 1).to(a.dtype) * hat_1
+    d_x = tl.fma(tl.load(second).to(a.dtype), hat_2, d_x)
+    d_y = tl.fma(tl.load(second + 1).to(a.dtype), hat_2, d_y)
+    d_x = tl.fma(tl.load(third).to(a.dtype), hat_3, d_x)
+    d_y = tl.fma(tl.load(third + 1).to(a.dtype), hat_3, d_y)
     u, v = tl.fma(d_x, half_x, tl.fma(ratio_x, x, centre_x)), tl.fma(d_y, half_y, tl.fma(ratio_y, y, centre_y))
     return u, v, finite(live, u, v)
 
@@ -110,14 +122,14 @@ def write_sums(place, vertex, sums, axes):
 
 
 @jit
-def add_to_sums(sums, d_u, d_v, left, right):
-    """Adds d_u and d_v, times the hats of the two vertices."""
+def add_to_sums(sums, left, right, d_left_u, d_left_v, d_right_u, d_right_v):
+    """Adds gradients of two vertices side by side, times their hats ``left`` and ``right``."""
     left_u, left_v, right_u, right_v = sums
     return (
-        tl.fma(d_u, left, left_u),
-        tl.fma(d_v, left, left_v),
-        tl.fma(d_u, right, right_u),
-        tl.fma(d_v, right, right_v),
+        tl.fma(d_left_u, left, left_u),
+        tl.fma(d_left_v, left, left_v),
+        tl.fma(d_right_u, right, right_u),
+        tl.fma(d_right_v, right, right_v),
     )
 
 
@@ -141,9 +153,12 @@ def piecewise_adjoint(partial, state, d_theta, part, row, column, live, x, y, si
         below = (zero, zero, zero, zero)
         vertex, edge = cell, (cell + 1).to(a.dtype)
     _, b = cell_of(y, rate_y, middle_y)
-    right_above = tl.maximum(a - b, 0.0)
-    above = add_to_sums(above, d_u, d_v, 1 - b - right_above, right_above)
-    below = add_to_sums(below, d_u, d_v, right_above - (a - b), a - right_above)
+    upper, hat_1, hat_2, hat_3 = hats_in_cell(a, b)
+    # Of a cell's four vertices a pixel reads three: a gradient that is not finite stays away from the fourth.
+    upper_u, upper_v = tl.where(upper, d_u, 0.0), tl.where(upper, d_v, 0.0)
+    lower_u, lower_v = tl.where(upper, 0.0, d_u), tl.where(upper, 0.0, d_v)
+    above = add_to_sums(above, hat_1, hat_2, d_u, d_v, upper_u, upper_v)
+    below = add_to_sums(below, hat_2, hat_3, lower_u, lower_v, d_u, d_v)
     return scalar_y + 1, vertex, edge, a, place, above, below
 
 
@@ -229,6 +244,16 @@ class PiecewiseAffine(PointTransform):
         y, x = (target_axis(n, align_corners, coefficients) for n in size)
         return torch.stack([x.expand(size), y[:, None].expand(size)], -1) + _blended(coefficients, x, y[:, None])
 
+    def displacement_gradient(self, d_grid, functions, size, align_corners):
+        if is_bounded(d_grid):
+            return super().displacement_gradient(d_grid, functions, size, align_corners)
+        # A pixel reads three vertices: the hats that are 0 there would multiply what is not finite.
+        with torch.enable_grad():
+            vectors = functions.new_zeros(len(d_grid), *self.mesh, 2, requires_grad=True)
+            y, x = (target_axis(n, align_corners, functions) for n in size)
+            blended = _blended(vectors, x, y[:, None])
+        return torch.autograd.grad(blended, vectors, d_grid)[0].reshape(len(d_grid), -1, 2)
+
     def points_of(self, coefficients, xy, align_corners=False):
         """Beyond the mesh the maps of its outermost triangles go on."""
         x, y = (t if t.dim() == 1 else t[:, None] for t in xy.unbind(-1))
@@ -247,18 +272,16 @@ class PiecewiseAffine(PointTransform):
 
     def _vertices(self, theta: Tensor) -> Tensor:
         """(gh * gw, 2), of theta's dtype and device."""
-        key = self.mesh, theta.dtype, theta.device
-        if key not in _VERTICES:
+
+        def make() -> Tensor:
             with torch.inference_mode(False):
-                vertices = self.identity(dtype=theta.dtype, device=theta.device)
-            if not is_plain(vertices):
-                return vertices
-            _VERTICES[key] = vertices
-        return _VERTICES[key]
+                return self.identity(dtype=theta.dtype, device=theta.device)
+
+        return _vertices.get((self.mesh, theta.dtype, theta.device), make) if is_plain(theta) else make()
 
 
-#: Vertices of the meshes that were used, of every dtype and device: made once, not at every call.
-_VERTICES: dict[tuple[tuple[int, int], torch.dtype, torch.device], Tensor] = {}
+#: Vertices of the meshes that were used last, of every dtype and device: made once, not at every call.
+_vertices: BoundedCache[Tensor] = BoundedCache(64, 2**24, lambda vertices: vertices.nbytes)
 
 
 def _cell(t: Tensor, cells: int) -> tuple[Tensor, Tensor]:

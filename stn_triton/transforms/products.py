@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd import Function
+
+from ..tracing import is_plain
 
 
 def products_are_exact(device: torch.device) -> bool:
@@ -22,7 +28,39 @@ def exact_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def exact_product(coefficients: Tensor, basis: Tensor) -> Tensor:
-    """coefficients (N, 2, K) times a basis (K, P) or (N, K, P), in full precision whatever is set."""
-    exact = basis.dtype if products_are_exact(basis.device) else exact_dtype(basis.device)
-    return torch.matmul(coefficients.to(exact), basis.to(exact)).to(basis.dtype)
+def exact_product(a: Tensor, b: Tensor) -> Tensor:
+    """The product a @ b, (..., P, Q), of b's dtype, in full precision whatever is set.
+
+    So are its gradients, whatever is set when they are computed: PyTorch's own would be subject to autocast, too.
+    """
+    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad) and is_plain(a):
+        return _Product.apply(a.to(b.dtype), b)
+    return _multiply(a.to(b.dtype), b)
+
+
+def _multiply(a: Tensor, b: Tensor) -> Tensor:
+    if products_are_exact(b.device):
+        return torch.matmul(a, b)
+    exact = exact_dtype(b.device)
+    # Autocast leaves float64 alone.
+    with nullcontext() if exact == torch.float64 else torch.autocast(b.device.type, enabled=False):
+        return torch.matmul(a.to(exact), b.to(exact)).to(b.dtype)
+
+
+class _Product(Function):
+    """`exact_product` of tensors that are no part of a trace or a transform of `torch.func`."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return _multiply(a, b)
+
+    @staticmethod
+    def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        a, b = ctx.saved_tensors
+        needs_a, needs_b = ctx.needs_input_grad
+        d_a = exact_product(d, b.mT).sum_to_size(a.shape) if needs_a else None
+        if b.dim() == 2:  # one product for all samples, not one for each and their sum
+            a, d = a.reshape(-1, a.shape[-1]), d.reshape(-1, d.shape[-1])
+        d_b = exact_product(a.mT, d).sum_to_size(b.shape) if needs_b else None
+        return d_a, d_b

@@ -19,7 +19,7 @@ from ..kernels.preimage import LARGEST, determinant, pixels_in, slack_of
 from ..torch_sampler import bound, is_bounded
 from .base import Transform
 from .homogeneous import LONGEST_BASES, forms_at, forms_over_grid, planar_bases
-from .products import products_are_exact
+from .products import exact_product, products_are_exact
 
 #: A denominator r lies behind the camera up to this share of the last row, |theta_31| + |theta_32| + |theta_33|,
 HORIZON = 1e-6
@@ -335,14 +335,14 @@ class _Quotients(Function):
         u, v, inverse = forms.unbind(1)  # nothing in place: many gradients may come at once
         d_p, d_q = d_grid[..., 0] * inverse, d_grid[..., 1] * inverse
         d_r = torch.addcmul(d_p * u, d_q, v).neg()
-        of_rows = [torch.mm(d.reshape(-1, d.shape[-1]), by_column.T).view(d.shape[0], -1) for d in (d_p, d_q, d_r)]
-        return torch.stack(of_rows, 1) @ by_row.T, None, None
+        of_rows = [exact_product(d.reshape(-1, d.shape[-1]), by_column.T).view(d.shape[0], -1) for d in (d_p, d_q, d_r)]
+        return exact_product(torch.stack(of_rows, 1), by_row.T), None, None
 
 
 def _planes(rows: Tensor, by_row: Tensor, by_column: Tensor) -> Tensor:
     """p, q and r, (N, 3, h, w)."""
-    of_rows = torch.mm(rows.reshape(-1, 3), by_row)
-    return torch.mm(of_rows.view(-1, 2), by_column).view(rows.shape[0], 3, -1, by_column.shape[1])
+    of_rows = exact_product(rows.reshape(-1, 3), by_row)
+    return exact_product(of_rows.view(-1, 2), by_column).view(rows.shape[0], 3, -1, by_column.shape[1])
 
 
 def _divide(forms: Tensor, rows: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..checks import check_tensor
 from ..kernels.coordinates import finite
 from ..kernels.language import constexpr, jit, tl
-from ..torch_sampler import is_plain
+from ..tracing import is_plain
 from .affine import affine_adjoint, affine_start, store_affine
 from .expansion import Expansion, add_lanes
 from .kept_basis import PointTransform
@@ -208,13 +208,18 @@ class ThinPlateSpline(PointTransform, _Spline):
     def coefficients(self, theta, dtype):
         exact = exact_dtype(theta.device)
         inverse, points = self._constants(exact, theta.device)
-        weights = (inverse @ self.displacement(theta, dtype).to(exact)).to(dtype)
+        weights = exact_product(inverse, self.displacement(theta, dtype).to(exact)).to(dtype)
         return torch.cat([weights, F.pad(points.to(dtype), (0, 0, 0, 3)).expand(weights.shape)], -1)
 
     def functions_at(self, xy):
         """The cardinal functions: each the spline of a displacement of 1 at its point and 0 at the others."""
         inverse, points = self._constants(torch.float64, xy.device)
         return inverse.T @ _basis(xy, points)
+
+    def bytes_of_systems(self) -> int:
+        """What the solved systems hold, or what one will once it is solved."""
+        solved = sum(tensor.nbytes for constants in self._solved.values() for tensor in constants)
+        return max(solved, 8 * (self.count + 3) * self.count)
 
     def _constants(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
         """(K + 3, K): from displacements of the control points to coefficients; and those points."""
@@ -261,8 +266,8 @@ class FreeThinPlateSpline(_Spline):
 
     def identity(self, size=(1, 1), *, align_corners=False, dtype=None, device=None):
         raise ValueError(
-            "identity: expected a transform with one of its own, got a spline whose control points are parameters "
-            "too: every theta with (u, v) = (x, y) is one"
+            f"identity: expected a transform with one of its own, got {self}, whose control points are parameters too: "
+            "every theta with (u, v) = (x, y) is an identity, torch.cat([points, points], -1)"
         )
 
     def coefficients(self, theta, dtype):
