@@ -4,7 +4,9 @@ Everything is differentiable, in closed form, without a synchronisation, and in 
 are set to. Parameters are told apart by their shape: affine (..., 2, 3), or projective (..., 8) or (..., 3, 3), with
 any leading axes; those of attention are none of these. Half types are computed in float32, and results rounded once to
 the dtype given: pixel matrices of large images want more. A map that is exactly singular has no inverse: the result is
-not finite, and a warp by it reads nothing.
+not finite, a warp by it reads nothing, and that sample of a batch gets no gradient, nor does what it is composed with.
+The same goes for the gradient of one so nearly singular that derivatives leave the range of the type. Other samples
+keep theirs.
 
 The sign of a homography says which side of its horizon is in front of the camera. The warps take the one that puts the
 middle of the output in front, whatever went before; OpenCV and kornia draw both sides. So across a horizon composed,
@@ -15,7 +17,8 @@ Errors: TypeError for what is no floating-point tensor, ValueError for a shape t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import NamedTuple
 
 import torch
@@ -44,8 +47,9 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
     what it has with each correction.
 
     Args:
-        first, then: affine or projective, of leading axes that broadcast: with M transforms of each image, (N, M, ...),
-            one of each image is then[:, None].
+        first, then: affine or projective, with as many leading axes as each other, which broadcast. Of M transforms of
+            each image, (N, M, ...), and one of each image, (N, ...), the latter is given as ``then[:, None]``. One
+            transform for all has no leading axes, or only axes of length 1.
 
     Returns:
         (..., 2, 3) if both are affine, else (..., 3, 3): the product, but at the nearest scale within 1e-12 to 1e12,
@@ -54,17 +58,9 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
     _check("first", first)
     _check("then", then)
     a, b = _wide(as_matrix(first)), _wide(as_matrix(then))
-    try:
-        torch.broadcast_shapes(a.shape, b.shape)
-    except RuntimeError:
-        expected = f"expected leading axes that go with first's {tuple(a.shape[:-2])}"
-        raise ValueError(f"then: {expected}, got {tuple(b.shape[:-2])}") from None
+    _check_pairs(tuple(a.shape[:-2]), tuple(b.shape[:-2]))
     affine = _is_affine(first) and _is_affine(then)
-    if not affine:
-        scale = (_magnitude(a).sqrt() * _magnitude(b).sqrt()).clamp(min=torch.finfo(a.dtype).tiny)
-        excess = scale / scale.clamp(1e-6, 1e6)  # 1 but for products that float32 might not hold
-        a, b = a / excess, b / excess
-    product = _product(a, b).to(torch.promote_types(first.dtype, then.dtype))
+    product = _composed(a, b, affine=affine).to(torch.promote_types(first.dtype, then.dtype))
     return product[..., :2, :] if affine else product
 
 
@@ -75,22 +71,11 @@ def invert(theta: Tensor) -> Tensor:
         theta: affine or projective.
 
     Returns:
-        (..., 2, 3) for affine parameters, else (..., 3, 3).
+        (..., 2, 3) for affine parameters, else (..., 3, 3); not finite and without a gradient where theta is singular.
     """
     _check("theta", theta)
-    if _is_affine(theta):
-        linear, shift = _wide(theta).split([2, 1], -1)
-        scale = _magnitude(linear)
-        (a, b), (c, d) = (row.unbind(-1) for row in (linear / scale).unbind(-2))
-        inverse = torch.stack([d, -b, -c, a], -1).unflatten(-1, (2, 2)) / (a * d - b * c)[..., None, None] / scale
-        return torch.cat([inverse, -_product(inverse, shift)], -1).to(theta.dtype)
-    matrix = _wide(as_matrix(theta))
-    scale = _magnitude(matrix)
-    rows = (matrix / scale).unbind(-2)
-    # Cramer's rule: the columns are cross products of the rows.
-    columns = torch.stack([torch.cross(rows[k - 2], rows[k - 1], dim=-1) for k in range(3)], -1)
-    determinant = (rows[0] * columns[..., 0]).sum(-1)
-    return (columns / determinant[..., None, None] / scale).to(theta.dtype)
+    inverse = _affine_inverse(_wide(theta)) if _is_affine(theta) else _inverse(_wide(as_matrix(theta)))
+    return inverse.to(theta.dtype)
 
 
 def to_pixel_matrix(
@@ -155,19 +140,14 @@ def from_corners(corners: Tensor) -> Tensor:
 
     Returns:
         (..., 3, 3), scaled so that the last entry is 1. Of a convex quadrilateral, also a mirrored one, the whole
-        output is in front of the camera; of others the horizon crosses it; of points on one line it is not finite.
+        output is in front of the camera; of others the horizon crosses it; of points on one line it is not finite
+        and has no gradient.
 
     Raises:
         ValueError: corners are not (..., 4, 2).
     """
     _check_corners(corners)
-    wide = _wide(corners)
-    areas = corner_areas(wide / _magnitude(wide))
-    points = torch.cat([wide, torch.ones_like(wide[..., :1])], -1)
-    scaled = (areas / areas.sum(-1, keepdim=True))[..., None] * points
-    first, second, third, fourth = scaled.unbind(-2)
-    columns = [second - first + third - fourth, third - first + fourth - second, first + second + third + fourth]
-    return torch.stack(columns, -1).to(corners.dtype)
+    return _homography(_wide(corners)).to(corners.dtype)
 
 
 def corner_areas(corners: Tensor) -> Tensor:
@@ -203,7 +183,7 @@ class Pose(NamedTuple):
 
 
 def to_pose(theta: Tensor) -> Pose:
-    """The pose of affine parameters (..., 2, 3); not finite where the x axis or the area is 0.
+    """The pose of affine parameters (..., 2, 3); not finite and without a gradient where the x axis or the area is 0.
 
     Raises:
         ValueError: theta is not (..., 2, 3).
@@ -211,13 +191,8 @@ def to_pose(theta: Tensor) -> Pose:
     check_tensor("theta", theta)
     if not _is_affine(theta):
         raise ValueError(f"theta: expected shape (..., 2, 3), got {tuple(theta.shape)}")
-    (a, b, tx), (d, e, ty) = (row.unbind(-1) for row in _wide(theta).unbind(-2))
-    along_x = torch.hypot(a, d)
-    cos, sin = a / along_x, d / along_x
-    along_y = cos * e - sin * b
-    shear = (cos * b + sin * e) / along_y
-    pose = torch.stack([along_x, along_y], -1), torch.atan2(d, a), shear, torch.stack([tx, ty], -1)
-    return Pose(*(part.to(theta.dtype) for part in pose))
+    numbers = _pose(_wide(theta))[..., 0].to(theta.dtype)
+    return Pose(numbers[..., :2], numbers[..., 2], numbers[..., 3], numbers[..., 4:])
 
 
 def from_pose(pose: Pose) -> Tensor:
@@ -238,17 +213,119 @@ def from_pose(pose: Pose) -> Tensor:
         check_tensor(name, part)
         if name in ("scale", "translation") and part.shape[-1:] != (2,):
             raise ValueError(f"{name}: expected shape (..., 2), got {tuple(part.shape)}")
-    along_x, along_y = _wide(pose.scale).unbind(-1)
-    cos, sin, shear = torch.cos(_wide(pose.rotation)), torch.sin(_wide(pose.rotation)), _wide(pose.shear)
-    x, y = _wide(pose.translation).unbind(-1)
+    scale, rotation, shear, translation = (_wide(part) for part in pose)
+    theta = _posed(scale[..., None], rotation[..., None, None], shear[..., None, None], translation[..., None])
+    return theta.to(pose.scale.dtype)
+
+
+def _closed_form(formula: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Tensor]:
+    """Makes a formula differentiable where it is undefined for some samples: those get no gradient, others theirs.
+
+    The formula takes matrices (..., r, c), whose leading axes broadcast. It returns its result and a slope, (..., r, c)
+    each; the slope is about as large as the result's largest derivatives. A sample is defined if its slope is finite,
+    and remains so when it is multiplied by a gradient of up to 1 / eps. The formula is evaluated twice. Without
+    gradients it gives the values of all samples. With gradients an identity stands in for each sample that is
+    undefined, whose gradient of 0 would meet a derivative that is not finite, and 0 times infinity is NaN.
+    """
+
+    @wraps(formula)
+    def differentiable(*matrices: Tensor, **options: bool) -> Tensor:
+        result, slope = formula(*(matrix.detach() for matrix in matrices), **options)
+        numbers = torch.finfo(slope.dtype)
+        defined = _magnitude(slope) < numbers.eps * numbers.max
+        safe = (torch.where(defined, matrix, _identity_like(matrix)) for matrix in matrices)
+        return torch.where(defined, formula(*safe, **options)[0], result)
+
+    return differentiable
+
+
+@_closed_form
+def _composed(a: Tensor, b: Tensor, *, affine: bool) -> tuple[Tensor, Tensor]:
+    """The product of `compose`. Its derivatives are a and b, and it is finite only if they are: it is its own slope."""
+    if not affine:
+        scale = (_magnitude(a).sqrt() * _magnitude(b).sqrt()).clamp(min=torch.finfo(a.dtype).tiny)
+        excess = scale / scale.clamp(1e-6, 1e6)  # 1 but for products that float32 might not hold
+        a, b = a / excess, b / excess
+    product = _product(a, b)
+    return product, product
+
+
+@_closed_form
+def _affine_inverse(theta: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverse of (..., 2, 3). Its derivatives are products of two of its entries."""
+    linear, shift = theta.split([2, 1], -1)
+    scale = _magnitude(linear)
+    (a, b), (c, d) = (row.unbind(-1) for row in (linear / scale).unbind(-2))
+    determinant = (a * d - b * c)[..., None, None]
+    inverse = torch.stack([d, -b, -c, a], -1).unflatten(-1, (2, 2)) / determinant / scale
+    inverse = torch.cat([inverse, -_product(inverse, shift)], -1)
+    return inverse, inverse / determinant / scale
+
+
+@_closed_form
+def _inverse(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverse of (..., 3, 3). Its slope is that of the map, which is the same at any scale of the homography."""
+    scale = _magnitude(matrix)
+    rows = (matrix / scale).unbind(-2)
+    # Cramer's rule: the columns are cross products of the rows.
+    columns = torch.stack([torch.cross(rows[k - 2], rows[k - 1], dim=-1) for k in range(3)], -1)
+    determinant = (rows[0] * columns[..., 0]).sum(-1)
+    inverse = columns / determinant[..., None, None] / scale
+    return inverse, inverse / determinant[..., None, None]
+
+
+@_closed_form
+def _homography(corners: Tensor) -> tuple[Tensor, Tensor]:
+    """The homography of `from_corners`, with a slope (..., 4, 3)."""
+    scale = _magnitude(corners)
+    areas = corner_areas(corners / scale)
+    points = torch.cat([corners, torch.ones_like(corners[..., :1])], -1)
+    scaled = (areas / areas.sum(-1, keepdim=True))[..., None] * points
+    first, second, third, fourth = scaled.unbind(-2)
+    columns = [second - first + third - fourth, third - first + fourth - second, first + second + third + fourth]
+    return torch.stack(columns, -1), scaled / areas.sum(-1)[..., None, None] / scale
+
+
+@_closed_form
+def _pose(theta: Tensor) -> tuple[Tensor, Tensor]:
+    """The numbers of a `Pose` as a column (..., 6, 1), with a slope (..., 4, 1)."""
+    (a, b, tx), (d, e, ty) = (row.unbind(-1) for row in theta.unbind(-2))
+    along_x = torch.hypot(a, d)
+    cos, sin = a / along_x, d / along_x
+    along_y = cos * e - sin * b
+    shear = (cos * b + sin * e) / along_y
+    numbers = torch.stack([along_x, along_y, torch.atan2(d, a), shear, tx, ty], -1)
+    lean = 1 + shear * shear
+    slope = [1 / along_x / along_x, lean / along_x, lean * along_y / along_x, lean.sqrt() / along_y]
+    return numbers[..., None], torch.stack(slope, -1)[..., None]
+
+
+@_closed_form
+def _posed(scale: Tensor, rotation: Tensor, shear: Tensor, translation: Tensor) -> tuple[Tensor, Tensor]:
+    """The theta of a pose, whose parts are columns (..., 2, 1) or (..., 1, 1). It is finite only if they are."""
+    (along_x, along_y), (x, y) = (part[..., 0].unbind(-1) for part in (scale, translation))
+    cos, sin, shear = torch.cos(rotation[..., 0, 0]), torch.sin(rotation[..., 0, 0]), shear[..., 0, 0]
     rows = [cos * along_x, (cos * shear - sin) * along_y, x, sin * along_x, (sin * shear + cos) * along_y, y]
-    return torch.stack(torch.broadcast_tensors(*rows), -1).unflatten(-1, (2, 3)).to(pose.scale.dtype)
+    theta = torch.stack(torch.broadcast_tensors(*rows), -1).unflatten(-1, (2, 3))
+    return theta, theta
 
 
 def _check(name: str, theta: Tensor) -> None:
     check_tensor(name, theta)
     if not theta.dim() or not (_is_affine(theta) or theta.shape[-2:] == (3, 3) or theta.shape[-1] == 8):
         raise ValueError(f"{name}: expected shape (..., 2, 3), (..., 3, 3) or (..., 8), got {tuple(theta.shape)}")
+
+
+def _check_pairs(first: tuple[int, ...], then: tuple[int, ...]) -> None:
+    """Raises ValueError unless leading axes broadcast, and not by chance, as (N,) and (N, M) would where N = M."""
+    (short, axes), (long, more) = sorted([("first", first), ("then", then)], key=lambda pair: len(pair[1]))
+    if len(axes) < len(more) and any(n != 1 for n in axes) and any(n != 1 for n in more):
+        one_of_each = f"for one of each image write {short}[:{', None' * (len(more) - len(axes))}]"
+        raise ValueError(f"{short}: expected as many leading axes as {long}'s {more}, got {axes}; {one_of_each}")
+    try:
+        torch.broadcast_shapes(first, then)
+    except RuntimeError:
+        raise ValueError(f"then: expected leading axes that go with first's {first}, got {then}") from None
 
 
 def _check_corners(corners: Tensor) -> None:
@@ -260,6 +337,11 @@ def _check_corners(corners: Tensor) -> None:
 def _magnitude(matrix: Tensor) -> Tensor:
     """The largest entry, (..., 1, 1), a constant to autograd: in units of it no product over- or underflows."""
     return matrix.detach().abs().amax((-2, -1), keepdim=True)
+
+
+def _identity_like(matrix: Tensor) -> Tensor:
+    """(r, c) of ones on the diagonal and zeros elsewhere."""
+    return torch.eye(*matrix.shape[-2:], dtype=matrix.dtype, device=matrix.device)
 
 
 def _is_affine(theta: Tensor) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from math import prod
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from .checks import (
     check_bool,
@@ -164,7 +166,8 @@ def start_at_identity(
         heads: how many transforms of each map the network predicts, M; all of them start as the identity.
 
     Raises:
-        ValueError: no such layer, or one without a bias or with another number of outputs.
+        ValueError: no such layer, or one without a bias or with another number of outputs; or a lazy layer before its
+            first forward pass.
     """
     identity = find_transform(transform).identity(size, align_corners=align_corners, device="cpu").flatten()
     identity = identity.repeat(check_count("heads", heads))
@@ -172,6 +175,10 @@ def start_at_identity(
     last = regressions[-1] if regressions else None
     if last is not None and "weight" not in last._parameters:
         raise ValueError(f"localisation: expected a last layer whose weight is a plain parameter, got {last}")
+    if last is not None and last.bias is not None and is_lazy(last.weight):
+        raise ValueError(
+            f"localisation: expected an initialised last layer, got {last}: call localisation(image) once before"
+        )
     if last is None or last.bias is None or last.bias.numel() != identity.numel():
         raise ValueError(
             f"localisation: expected a last linear or convolutional layer with {identity.numel()} outputs and a bias "
@@ -183,11 +190,54 @@ def start_at_identity(
     return localisation
 
 
-class FullyConnectedLocalisation(nn.Sequential):
+class _Localisation(nn.Sequential):
+    """Layers of which the last one predicts theta, and starts at the identity, for maps of one shape.
+
+    Args:
+        pooling: by how much the layers divide H and W, rounded down: maps that differ by the rest fit, too.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[nn.Module],
+        in_shape: Sequence[int],
+        transform: str | Transform,
+        heads: int,
+        pooling: int = 1,
+    ) -> None:
+        super().__init__(*layers)
+        self.in_shape, self.pooling = _checked_shape(in_shape), pooling
+        self.predicts = find_transform(transform).name, heads
+        start_at_identity(self, transform, heads=heads)
+
+    def forward(self, image: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():
+            self._check_shape(image)
+        for layer in self:
+            image = layer(image)
+        return image
+
+    def _check_shape(self, image: Tensor) -> None:
+        if not isinstance(image, Tensor):  # a proxy of torch.fx
+            return
+        channels, *size = self.in_shape
+        fits = image.dim() == 4 and image.shape[1] == channels
+        if not fits or any(n // self.pooling != m // self.pooling for n, m in zip(image.shape[2:], size, strict=True)):
+            expected = f"(N, {', '.join(map(str, self.in_shape))}), as in_shape of {type(self).__name__} says"
+            raise ValueError(f"image: expected shape {expected}, got {tuple(image.shape)}")
+
+    def __getitem__(self, index: int | slice) -> nn.Module:
+        """A layer, or some of them as a plain `torch.nn.Sequential`."""
+        if isinstance(index, slice):
+            return nn.Sequential(OrderedDict(list(self._modules.items())[index]))
+        return super().__getitem__(index)
+
+
+class FullyConnectedLocalisation(_Localisation):
     """ReLU layers on the flattened map, then the regression layer, starting at the identity.
 
     Args:
-        in_shape: (C, H, W) of the map.
+        in_shape: (C, H, W) of the maps; others raise ValueError.
         hidden: widths of the layers; the paper's "FCN" has (32, 32, 32).
         transform: a name in `TRANSFORMS` or a `Transform`.
         heads: how many transforms of each map to predict, M.
@@ -208,18 +258,16 @@ class FullyConnectedLocalisation(nn.Sequential):
             layers += [nn.Linear(width, units), nn.ReLU()]
             width = units
         outputs = check_count("heads", heads) * _parameter_count(find_transform(transform))
-        super().__init__(*layers, nn.Linear(width, outputs))
-        self.predicts = find_transform(transform).name, heads
-        start_at_identity(self, transform, heads=heads)
+        super().__init__([*layers, nn.Linear(width, outputs)], in_shape, transform, heads)
 
 
-class ConvolutionalLocalisation(nn.Sequential):
+class ConvolutionalLocalisation(_Localisation):
     """Blocks of 5 x 5 convolution, 2 x 2 max pooling and ReLU, a hidden layer, then the regression layer.
 
     The paper's "CNN" form: two blocks of 20 channels and a layer of 20. Starts at the identity.
 
     Args:
-        in_shape: (C, H, W) of the map.
+        in_shape: (C, H, W) of the maps; others raise ValueError.
         channels: of each block.
         hidden: width of the layer between the last block and the regression.
         transform: a name in `TRANSFORMS` or a `Transform`.
@@ -249,6 +297,4 @@ class ConvolutionalLocalisation(nn.Sequential):
             )
         outputs = check_count("heads", heads) * _parameter_count(find_transform(transform))
         layers += [nn.Flatten(), nn.Linear(depth * height * width, hidden), nn.ReLU(), nn.Linear(hidden, outputs)]
-        super().__init__(*layers)
-        self.predicts = find_transform(transform).name, heads
-        start_at_identity(self, transform, heads=heads)
+        super().__init__(layers, in_shape, transform, heads, 2 ** len(channels))

@@ -34,6 +34,25 @@ def test_compose_is_one_warp_after_the_other(first, then):
     torch.testing.assert_close(points(theta, xy), points(first, points(then, xy)))
 
 
+def test_one_transform_of_each_image_composed_with_several():
+    several, one = some((2, 3), (3, 3)), some((8,), (3,))
+    for n in range(3):
+        for m in range(3):
+            expected = geometry.compose(several[n, m], one[n])
+            torch.testing.assert_close(geometry.compose(several, one[:, None])[n, m], expected)
+    with pytest.raises(ValueError, match=r"then: .* write then\[:, None\]$"):
+        geometry.compose(several, one)
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (1, 1), (1, 1, 1)], ids=str)
+def test_one_transform_for_all_is_composed_with_any(batch):
+    one, several = some((2, 3), ()), some((3, 3), (2, 3))
+    for compose in (geometry.compose, lambda first, then: geometry.compose(then, first)):
+        composed = compose(one.expand(*batch, 2, 3), several)
+        assert composed.shape == (1,) * (len(batch) - 2) + (2, 3, 3, 3)
+        torch.testing.assert_close(composed.view(2, 3, 3, 3), compose(one.expand(2, 3, 2, 3), several))
+
+
 def test_composed_parameters_warp_as_two_warps():
     """On a smooth image, within what the first interpolation blurs."""
     y, x = torch.meshgrid(torch.linspace(-5, 5, 128), torch.linspace(-5, 5, 128), indexing="ij")
@@ -64,6 +83,169 @@ def test_a_singular_map_has_no_inverse_and_reads_nothing():
         assert not inverse.isfinite().all()
         name = "affine" if inverse.shape[1:] == (2, 3) else "homography"
         assert (transform_sample(name, torch.ones(1, 1, 3, 3), inverse) == 0).all()
+
+
+THETA = torch.tensor([[0.9, 0.2, 0.1], [-0.1, 1.1, -0.2]])
+FLAT = (
+    0 * THETA,
+    torch.tensor([[1.0, 2, 0], [2, 4, 0]]),
+    torch.tensor([[0, 0.2, 0.1], [0, 1.1, -0.2]]),
+    THETA.clone().fill_diagonal_(torch.nan),
+    THETA.clone().fill_diagonal_(torch.inf),
+)
+MATRIX_3, FLAT_3 = geometry.as_matrix(THETA), (torch.zeros(3, 3), *map(geometry.as_matrix, FLAT))
+CORNERS = 0.8 * SQUARE.float() + 0.1 * torch.arange(8.0).sin().view(4, 2)
+FLAT_CORNERS = (0 * CORNERS, CORNERS[:1].repeat(4, 1), CORNERS[:, :1].repeat(1, 2), CORNERS / 0)
+
+
+def to_pixels(theta):
+    return geometry.to_pixel_matrix(theta, (6, 5), (4, 7))
+
+
+def from_pixels(matrix):
+    return geometry.from_pixel_matrix(matrix, (6, 5), (4, 7))
+
+
+def through_a_pose(theta):
+    return geometry.from_pose(geometry.to_pose(theta))
+
+
+CLOSED_FORMS = {  # with a sample of which they have a value, and some of which they have none
+    "inverse of affine": (geometry.invert, THETA, FLAT),
+    "inverse of eight": (geometry.invert, MATRIX_3.flatten()[:8], (torch.zeros(8), torch.ones(8))),
+    "inverse of a matrix": (geometry.invert, MATRIX_3, FLAT_3),
+    "to pixels": (to_pixels, MATRIX_3, FLAT_3),
+    "from pixels": (from_pixels, MATRIX_3, FLAT_3),
+    "from pixels, affine": (from_pixels, THETA, FLAT),
+    "corners": (geometry.from_corners, CORNERS, FLAT_CORNERS),
+    "pose": (through_a_pose, THETA, FLAT),
+}
+
+
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_a_sample_without_a_value_reads_nothing_and_gets_no_gradient(path, name):
+    """Neither do others: a network's weights add up the gradients of a batch."""
+    function, good, bad = CLOSED_FORMS[name]
+    image = torch.rand(1, 1, 5, 6, device=path.device)
+
+    def warp_and_gradient(theta):
+        theta = theta.to(path.device).requires_grad_()
+        result = function(theta)
+        transform = "affine" if result.shape[1:] == (2, 3) else "homography"
+        out = transform_sample(transform, image.expand(len(theta), -1, -1, -1), result)
+        return out.detach(), *torch.autograd.grad(out.square().sum(), theta)
+
+    out, d_theta = warp_and_gradient(torch.stack([good, *bad]))
+    alone, d_alone = warp_and_gradient(good[None])
+    assert (out[1:] == 0).all()
+    assert (d_theta[1:] == 0).all()
+    assert d_alone.abs().sum() > 0
+    torch.testing.assert_close((out[:1], d_theta[:1]), (alone, d_alone))
+
+
+def numbers_of_a_pose(theta):
+    return torch.cat([part.reshape(len(theta), -1) for part in geometry.to_pose(theta)], 1)
+
+
+def inverse_of_any_scale(matrix):
+    """As homographies are: of H and of a multiple the same."""
+    inverse = geometry.invert(matrix)
+    return inverse / inverse.detach().abs().amax((1, 2), keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("function", "good", "squeezed", "least"),
+    [
+        (geometry.invert, THETA, [[1, 1, 1], [0, 0, 0]], 1e-15),
+        (geometry.invert, THETA, [[0, 1, 0], [0, 1, 0]], 1e-15),
+        (geometry.invert, THETA, [[1, 1, 0], [1, 1, 0]], 1e-15),
+        (inverse_of_any_scale, MATRIX_3, [[0, 0, 0], [0, 0, 0], [1, 1, 1]], 1e-15),
+        (inverse_of_any_scale, MATRIX_3, [[0, 1, 1], [0, 1, 1], [0, 1, 1]], 1e-10),  # as small in two directions
+        (inverse_of_any_scale, MATRIX_3, [[1, 1, 1], [1, 1, 1], [1, 1, 1]], 1e-30),
+        (geometry.from_corners, CORNERS, [[0, 1]], 1e-15),
+        (geometry.from_corners, CORNERS, [[1, 1]], 1e-30),
+        (numbers_of_a_pose, THETA, [[1, 0, 0], [1, 0, 0]], 1e-15),
+        (numbers_of_a_pose, THETA, [[0, 1, 0], [0, 1, 0]], 1e-15),
+        (numbers_of_a_pose, THETA, [[1, 1, 0], [1, 1, 0]], 1e-15),
+        (numbers_of_a_pose, THETA, [[0, 0, 0], [1, 1, 0]], 1e-15),
+        (numbers_of_a_pose, THETA, [[1, 0, 0], [0, 0, 0]], 1e-15),
+        (numbers_of_a_pose, THETA * torch.tensor([1, 1e25, 1]), [[1, 0, 0], [1, 0, 0]], 1e-6),
+        (numbers_of_a_pose, torch.tensor([[1e-12, 100, 0], [0, 1, 0]]), [[0, 0, 0], [0, 1, 0]], 1e-7),
+    ],
+)
+def test_no_gradient_where_derivatives_leave_the_range_of_the_type(function, good, squeezed, least):
+    """Values stay, and gradients from some factor on."""
+    factors = torch.logspace(0, -44, 45, dtype=torch.float64)
+    theta = good * torch.where(torch.tensor(squeezed) == 1, factors[:, None, None], 1)
+    theta = theta.float().requires_grad_()
+    exact = theta.detach().double().requires_grad_()
+    value, truth = function(theta), function(exact)
+    (d_theta,), (d_exact,) = (torch.autograd.grad(x.sum(), t) for x, t in ((value, theta), (truth, exact)))
+    assert d_theta.isfinite().all()
+    for ours, true, smallest in ((value.detach(), truth.detach(), 1e-18), (d_theta, d_exact, least)):
+        held = factors > 0.9 * smallest
+        ours, true = (each[held].flatten(1).double() for each in (ours, true))
+        scale = true.abs().amax(1, keepdim=True)
+        torch.testing.assert_close(ours / scale, true / scale, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", TRANSFORMS, ids=str)
+def test_what_is_composed_with_no_number_gets_no_gradient(path, shape):
+    inverse = geometry.invert(torch.stack([THETA, 0 * THETA])).to(path.device)
+    image = torch.rand(2, 1, 5, 6, device=path.device)
+    for turned_round in (False, True):
+        other = some(shape, (2,), torch.float32).to(path.device).requires_grad_()
+        theta = geometry.compose(*((inverse, other) if turned_round else (other, inverse)))
+        out = transform_sample("affine" if shape == (2, 3) else "homography", image, theta)
+        (d_other,) = torch.autograd.grad(out.square().sum(), other)
+        assert (out[1] == 0).all()
+        assert (d_other[1] == 0).all()
+        assert d_other[0].isfinite().all()
+        assert d_other[0].abs().sum() > 0
+
+
+def test_what_is_posed_with_no_number_gets_no_gradient():
+    singular = geometry.to_pose(torch.stack([THETA, 0 * THETA]))
+    parts = [torch.rand_like(part).requires_grad_() for part in singular]
+    for k, part in enumerate(singular):
+        if not part.isfinite().all():
+            pose = geometry.Pose(*(part if j == k else other for j, other in enumerate(parts)))
+            theta = geometry.from_pose(pose)
+            assert not theta[1].isfinite().all()
+            for j, gradient in enumerate(torch.autograd.grad(theta[:1].sum(), parts, allow_unused=True)):
+                assert (gradient is None) if j == k else (gradient[1] == 0).all() and gradient[0].isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.func.jacfwd's own
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_function_transforms_and_a_whole_graph_of_singular_samples(name):
+    function, good, bad = CLOSED_FORMS[name]
+    theta = torch.stack([good, *bad])
+    expected = torch.autograd.functional.jacobian(function, good)
+    for jacobian in (torch.func.jacrev, torch.func.jacfwd):
+        derivative = torch.func.vmap(jacobian(function))(theta)
+        torch.testing.assert_close(derivative[0], expected)
+        assert (derivative[1:] == 0).all()
+    compiled = torch.compile(function, backend="eager", fullgraph=True)
+    theta.requires_grad_()
+    result = compiled(theta)
+    torch.testing.assert_close(result, function(theta), equal_nan=True)
+    (d_theta,) = torch.autograd.grad(result[:1].sum(), theta)
+    torch.testing.assert_close(d_theta[0], torch.autograd.functional.jacobian(lambda t: function(t).sum(), good))
+    assert (d_theta[1:] == 0).all()
+
+
+def test_nothing_is_waited_for():
+    """On meta there are no numbers that could be asked for."""
+    for function, good, _ in CLOSED_FORMS.values():
+        assert function(good.to("meta")).is_meta
+    assert geometry.compose(THETA.to("meta"), MATRIX_3.to("meta")).is_meta
+
+
+def test_an_empty_batch():
+    for function, good, _ in CLOSED_FORMS.values():
+        theta = good.new_zeros(0, *good.shape, requires_grad=True)
+        assert torch.autograd.grad(function(theta).sum(), theta)[0].shape == theta.shape
 
 
 def some_corners(batch=(4,), dtype=torch.float64):
@@ -175,7 +357,7 @@ def test_pose_and_parameters_are_two_names_of_a_map():
 def test_any_dtype_and_leading_axes(dtype):
     theta = some((2, 3), (2, 5), dtype)
     for result in (
-        geometry.compose(theta, theta[0]),
+        geometry.compose(theta, theta[:1]),
         geometry.invert(theta),
         geometry.as_matrix(theta),
         geometry.to_pixel_matrix(theta, (4, 6)),
@@ -198,6 +380,13 @@ def test_everything_is_differentiable():
     assert check(lambda t: geometry.from_pixel_matrix(t, (5, 7), (4, 6)), theta)
     assert check(lambda t: geometry.from_pose(geometry.to_pose(t)), theta)
     assert check(lambda t: tuple(geometry.to_pose(t)), theta)
+    assert check(geometry.from_corners, some_corners((2,)).requires_grad_())
+    check = torch.autograd.gradgradcheck
+    assert check(geometry.compose, (theta, matrix))
+    assert check(geometry.invert, theta)
+    assert check(geometry.invert, matrix)
+    assert check(lambda t: tuple(geometry.to_pose(t)), theta)
+    assert check(lambda t: geometry.from_pose(geometry.to_pose(t)), theta)
     assert check(geometry.from_corners, some_corners((2,)).requires_grad_())
 
 
@@ -291,6 +480,16 @@ def test_a_horizon_may_change_sides_when_composed():
             lambda: geometry.compose(torch.zeros(4, 1, 2, 3), torch.zeros(5, 2, 8)),
             ValueError,
             r"then: expected leading axes that go with first's \(4, 1\), got \(5, 2\)",
+        ),
+        (
+            lambda: geometry.compose(torch.zeros(4, 2, 3), torch.zeros(4, 4, 8)),
+            ValueError,
+            r"first: expected as many .* then's \(4, 4\), got \(4,\); .* write first\[:, None\]$",
+        ),
+        (
+            lambda: geometry.compose(torch.zeros(1, 4, 5, 2, 3), torch.zeros(5, 3, 3)),
+            ValueError,
+            r"then: expected as many .* first's \(1, 4, 5\), got \(5,\); .* write then\[:, None, None\]$",
         ),
         (lambda: geometry.from_pixel_matrix(torch.eye(2), (3, 3)), ValueError, "matrix: expected shape"),
         (

@@ -1,6 +1,7 @@
 """`SpatialTransformer` and the localisation networks."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -8,11 +9,14 @@ from torch import nn
 
 from stn_triton import (
     Affine,
+    BasisExpansion,
     ConvolutionalLocalisation,
+    FreeThinPlateSpline,
     FullyConnectedLocalisation,
     SpatialTransformer,
     affine_sample,
     start_at_identity,
+    warmup,
 )
 
 LOCALISATIONS = {
@@ -75,6 +79,66 @@ def test_gradient_flows_into_a_network_below():
     image = torch.randn(2, 1, 8, 8)
     SpatialTransformer(ConvolutionalLocalisation((2, 8, 8)))(below(image)).square().sum().backward()
     assert below.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("network", [FullyConnectedLocalisation, ConvolutionalLocalisation])
+@pytest.mark.parametrize("shape", [(3, 2, 24, 20), (3, 2, 10, 12), (3, 1, 12, 10), (2, 12, 10), (12, 10)], ids=str)
+def test_a_localisation_of_maps_of_another_shape(network, shape):
+    """Also where there are as many numbers, or pooling makes as many of them."""
+    localisation = network((2, 12, 10))
+    got = ", ".join(map(str, shape))
+    with pytest.raises(ValueError, match=rf"image: expected shape \(N, 2, 12, 10\), as in_shape .*, got \({got}\)"):
+        localisation(torch.zeros(shape))
+    if len(shape) == 4:
+        with pytest.raises(ValueError, match=r"image: expected shape \(N, 2, 12, 10\), as in_shape"):
+            SpatialTransformer(localisation)(torch.zeros(shape))
+    for n in (0, 1, 3):
+        assert localisation(torch.zeros(n, 2, 12, 10)).shape == (n, 6)
+
+
+@pytest.mark.parametrize("network", [FullyConnectedLocalisation, ConvolutionalLocalisation])
+def test_a_localisation_is_a_sequence_of_its_layers(network):
+    localisation, image = network((2, 12, 10)), torch.rand(3, 2, 12, 10)
+    layers = list(localisation)
+    parameters = [f"{k}.{name}" for k, layer in enumerate(layers) for name in layer.state_dict()]
+    assert list(localisation.state_dict()) == parameters
+    assert localisation[-1] is layers[-1]
+    assert list(localisation[:2]) == layers[:2]
+    torch.testing.assert_close(localisation[:-1](image), nn.Sequential(*layers[:-1])(image))
+    nn.init.normal_(localisation[-1].weight)
+    plain = nn.Sequential(*layers)(image)
+    for same in (localisation, pickle.loads(pickle.dumps(localisation)), torch.fx.symbolic_trace(localisation)):
+        torch.testing.assert_close(same(image), plain)
+    compiled = torch.compile(localisation, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(image), plain)
+
+
+@pytest.mark.parametrize("layer", [nn.LazyLinear(6), nn.LazyConv2d(6, 12)], ids=str)
+def test_a_lazy_layer_has_to_see_a_map_before_it_can_start_at_the_identity(layer):
+    network = nn.Sequential(nn.Flatten(), layer) if isinstance(layer, nn.Linear) else nn.Sequential(layer)
+    with pytest.raises(ValueError, match=r"localisation: expected .* got .*Lazy.*: call localisation\(image\) once"):
+        start_at_identity(network)
+    network(torch.rand(1, 1, 12, 12))
+    start_at_identity(network)
+    assert network(torch.rand(1, 1, 12, 12)).flatten().tolist() == [1, 0, 0, 0, 1, 0]
+    with pytest.raises(ValueError, match="with 6 outputs and a bias"):
+        start_at_identity(nn.LazyLinear(6, bias=False))
+
+
+@pytest.mark.parametrize(
+    ("transform", "advice"),
+    [
+        (FreeThinPlateSpline(5), r"every theta .* is an identity, torch.cat\(\[points, points\], -1\)"),
+        (BasisExpansion(None, 3, lambda x, y: torch.stack([x, y, x * y])), r"BasisExpansion\(..., identity=theta\)"),
+    ],
+    ids=str,
+)
+def test_no_warmup_by_a_transform_without_an_identity(transform, advice):
+    with pytest.raises(ValueError, match=r"transform: expected .* identity.*, got .*: call transform_sample") as error:
+        warmup((1, 1, 4, 4), transform=transform, device="cpu")
+    assert error.match(advice)
+    with pytest.raises(ValueError, match=advice):
+        start_at_identity(nn.Linear(4, 20), transform)
 
 
 def test_convolutional_localisation_needs_room_to_pool():
