@@ -162,6 +162,21 @@ def test_where_there_is_no_point_there_is_the_fill(path, transform):
     assert mask[1].max() == 1
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("padding_mode", ["border", "reflection"])
+def test_where_there_is_no_point_the_mask_is_0(path, padding_mode, mode):
+    """Behind the camera, and of a theta that is no number: padding, which covers all else, finds no pixel for them."""
+    theta = torch.eye(3, dtype=torch.float64, device=path.device).repeat(2, 1, 1)
+    theta[0, 2, 0] = -2  # the last two columns lie behind
+    theta[1, 1, 1] = float("nan")
+    image = torch.rand(2, 3, 6, 7, dtype=torch.float64, device=path.device) + 1
+    out, mask = transform_sample("homography", image, theta, mode=mode, padding_mode=padding_mode, return_mask=True)
+    expected = torch.zeros_like(mask)
+    expected[0, ..., :5] = 1
+    torch.testing.assert_close(mask, expected)
+    assert torch.equal(out != 0, (mask != 0).expand_as(out))
+
+
 @pytest.mark.parametrize("padding_mode", PADDING_MODES)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("align_corners", [False, True])

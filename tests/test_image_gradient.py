@@ -277,7 +277,7 @@ def test_the_same_whatever_the_order_and_the_launch_shape(kernel_path, monkeypat
     monkeypatch.setattr(
         launch, "_launch", lambda kernel, n, *args, **k: programs.append(n) or real(kernel, n, *args, **k)
     )
-    several, large = LaunchConfig(1, 16, channels=2, max_steps=3), LaunchConfig(32, 64)
+    several, large = LaunchConfig(1, 16, channels=2, max_steps=3), LaunchConfig(32, 32)
     shapes = [(small, gathered_small)] * 20 + [(SMALL, SMALL), (several, several), (large, large)]
     fill = 0.5 if padding_mode == "fill" else None
     gradients = []

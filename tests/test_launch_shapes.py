@@ -50,6 +50,18 @@ def test_channels_are_split_among_programs():
     assert cut(choose_config(True, 512, 512, True, 1), 64, 512, (512, 512), 1).channel_blocks[0] == 1
 
 
+@pytest.mark.parametrize("config", [LaunchConfig(1, 2048), LaunchConfig(32, 64), LaunchConfig(16, 8, lanes_c=16)])
+def test_no_gpu_is_asked_for_more_threads_than_it_has(monkeypatch, config):
+    """Before anything is compiled; the interpreter has no threads."""
+    monkeypatch.setattr(plan, "INTERPRETED", False)
+    most = config._replace(tile_w=config.tile_w // 2)
+    assert plan._options(most)["num_warps"] * plan.lanes_per_warp() == configs.MAX_THREADS
+    with pytest.raises(ValueError, match="config: expected at most 1,024 threads a program, got 2,048 from Launch"):
+        plan._options(config)
+    monkeypatch.setattr(plan, "INTERPRETED", True)
+    plan._options(config)
+
+
 def test_divisors():
     """A multiplication and a shift divide exactly, for every divisor and dividend below 2^31."""
     rng = np.random.default_rng(0)

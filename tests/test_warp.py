@@ -58,7 +58,7 @@ def test_large_variants(kernel_path, monkeypatch, transform, dtype, long_axis):
 
     Not in bfloat16: Triton's interpreter, not its compiler, gives NaN for bfloat16 to float64.
     """
-    monkeypatch.setattr(plan, "_index", lambda *args: plan.tl.int64)
+    monkeypatch.setattr(plan, "_index", lambda **tensors: plan.tl.int64)
     if long_axis:
         monkeypatch.setattr(plan, "_accumulator", lambda *args: plan.tl.float64)
     for mode, padding_mode in (("bilinear", "zeros"), ("bilinear", "reflection"), ("nearest", "border")):
