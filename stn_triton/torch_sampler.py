@@ -12,7 +12,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from .tracing import is_memory, is_plain
+from .tracing import are_gradients_in_memory, is_plain
 
 # torch's own numbering
 MODES = {"bilinear": 0, "nearest": 1, "bicubic": 2}
@@ -82,7 +82,9 @@ def with_gradient_where(grid: Tensor, counts: Callable[[Tensor], Tensor]) -> Ten
     points, grid = grid.detach(), torch.ops.aten.alias(grid)  # the user's own gets no hook
 
     def let_through(d_grid: Tensor | None) -> Tensor | None:
-        return d_grid if d_grid is None or is_bounded(d_grid) else torch.where(counts(points)[..., None], d_grid, 0)
+        if d_grid is None or is_bounded_gradient(d_grid):
+            return d_grid
+        return torch.where(counts(points)[..., None], d_grid, 0)
 
     grid.register_hook(let_through)
     return grid
@@ -110,6 +112,11 @@ def is_bounded(values: Tensor) -> bool:
     return largest_magnitude(values) < bound(values.dtype)
 
 
+def is_bounded_gradient(gradient: Tensor) -> bool:
+    """`is_bounded` of what autograd passes back, perhaps many at a time."""
+    return are_gradients_in_memory(gradient) and is_bounded(gradient)
+
+
 def largest_magnitude(values: Tensor) -> float:
     """Of all values; NaN if there is one.
 
@@ -125,7 +132,7 @@ def largest_magnitude(values: Tensor) -> float:
 
 
 def _cannot_be_asked(values: Tensor) -> bool:
-    return values.device.type != "cpu" or not is_plain(values) or not is_memory(values)
+    return values.device.type != "cpu" or not is_plain(values)
 
 
 def _shares(image: Tensor, grid: Tensor) -> tuple[int, bool]:

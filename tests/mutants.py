@@ -567,7 +567,7 @@ MUTANTS = {
         "eager.py", "of_mask = with_gradient_where(grid, partial(_is_partly_inside, spec, image.shape[2:]))", "of_mask = grid",
     ),
     "CPU path, all vertices of a mesh": (
-        "transforms/piecewise_affine.py", "if is_bounded(d_grid):", "if True:",
+        "transforms/piecewise_affine.py", "if is_bounded_gradient(d_grid):", "if True:",
     ),
     "CPU path, pixel 0 for what is unknown": (
         "torch_sampler.py", "clean = with_gradient_where(clean, lambda points: known)", "pass",

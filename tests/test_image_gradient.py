@@ -203,18 +203,67 @@ ON_AN_EDGE = [
 ]  # fmt: skip
 
 
-def test_boxes_are_wide_enough_for_roundings(kernel_path, monkeypatch, left):
-    """Maps by ratios of whole numbers put many points on the very edge between two pixels."""
+# Thetas, row by row, with a target pixel that boxes with a slack of up to 1.6 ulp miss, by search, which found none for
+# more: two where products and sums are rounded apart, as in Triton's interpreter before 3.9, two where they are fused.
+NEED_SLACK = [
+    (16.570875, 0.032475673, 10.054469, -0.00020627458, -3.37513e-07, -1.0001377),
+    (-1.9053575, 0.014172834, 0.2766316, 0.0003343033, -2.3692583e-06, -1.000224),
+    (-4.3492827, 0.0019972536, 1.9012973, 0.0018089897, -7.719432e-07, -1.0012068),
+    (0.047334585, 0.0050365613, -0.9673242, -6.7414176e-06, -2.8042743e-07, -1.0000046),
+]
+# A slack in ulp, and thetas with a target pixel that boxes with all of it have, but not boxes without its part in x, in
+# y, in u or in v, in that order; by search, of affine maps where products and sums are rounded apart.
+SLACK_BY_PARTS = {
+    "affine": (0.5, [
+        (-2678.982, -2.28159, -2544.0496, 2.2566047, -2678.982, 1743.5068),
+        (-3407.3853, 1.2500381, -2214.988, -0.5095818, 283.58795, -270.7398),
+        (-0.005483438, 0, 0.4947908, 0, 8.842713, -2.5142486),
+        (-66.18768, 0, -63.378296, 0, 0.009089221, -0.004999072),
+    ]),
+    "projective": (0.75, [
+        (-0.92650044, 12.922438, 11.893763, 2948.3438, 0.08101396, 2800.0083, 0, 0.005005609, 1),
+        (-0.41475943, 0, 0.391254, 0, 65.075836, 60.832157, -0.00041137807, 0.0007457491, 0.99049324),
+        (0.03377897, 0, -1.2864518, 0, 31.173176, -28.312866, 0.00077232753, 0.00034163383, 1.3016752),
+        (3113.3325, 0, 2957.2407, 0, 0.019534053, -0.8636571, 0, -0.0007887395, 0.85147256),
+    ]),
+}  # fmt: skip
+
+
+def gathered_and_scattered(path, monkeypatch, left, maps, image_size, size):
+    """The gradient of ones under nearest, by each of the two ways."""
     gather_whatever_it_costs(monkeypatch)
-    maps = [[[k / q, 0, shift_x / 9], [0, q / k, shift_y / 9]] for k, q, shift_x, shift_y in ON_AN_EDGE]
-    theta = torch.tensor(maps, device=kernel_path.device)
-    image = torch.zeros(len(maps), 1, 24, 30, device=kernel_path.device, requires_grad=True)
-    out = affine_sample(image, theta, (36, 15), mode="nearest")
+    theta = torch.tensor(maps, dtype=torch.float32, device=path.device).unflatten(-1, (-1, 3))
+    image = torch.zeros(len(maps), 1, *image_size, device=path.device, requires_grad=True)
+    out = (projective_sample if theta.shape[1] == 3 else affine_sample)(image, theta, size, mode="nearest")
     d_out = torch.ones_like(out)
     (gathered,) = torch.autograd.grad(out, image, d_out, retain_graph=True)
     assert not any(left[0])
     scatter_everything(monkeypatch)
-    assert torch.equal(gathered, torch.autograd.grad(out, image, d_out)[0])
+    return gathered, torch.autograd.grad(out, image, d_out)[0]
+
+
+@pytest.mark.parametrize(
+    ("maps", "image_size", "size"),
+    [
+        ([(k / q, 0, shift_x / 9, 0, q / k, shift_y / 9) for k, q, shift_x, shift_y in ON_AN_EDGE], (24, 30), (36, 15)),
+        (NEED_SLACK, (1, 1), (9, 3)),
+    ],
+    ids=["ratios of whole numbers", "by search"],
+)
+def test_boxes_are_wide_enough_for_roundings(kernel_path, monkeypatch, left, maps, image_size, size):
+    """Points on the very edge between two pixels, as maps by ratios of whole numbers have many."""
+    assert torch.equal(*gathered_and_scattered(kernel_path, monkeypatch, left, maps, image_size, size))
+
+
+@pytest.mark.parametrize("transform", SLACK_BY_PARTS)
+def test_every_part_of_a_slack_counts(kernel_path, monkeypatch, left, transform):
+    """With as little as these maps need: with the package's own, other parts make up for one that is missing."""
+    if not plan.INTERPRETED:
+        pytest.skip("a compiled kernel keeps its slack")
+    ulps, maps = SLACK_BY_PARTS[transform]
+    slack = ulps * torch.finfo(torch.float32).eps
+    monkeypatch.setattr(f"stn_triton.transforms.{transform}.slack_of", lambda ACC: slack)
+    assert torch.equal(*gathered_and_scattered(kernel_path, monkeypatch, left, maps, (4, 4), (20, 20)))
 
 
 @pytest.mark.parametrize("align_corners", [False, True])

@@ -126,8 +126,9 @@ def taps_of_weight_0(warp: Warp) -> np.ndarray:
     touched = np.zeros(warp.image.shape, bool)
     if warp.mode != "bilinear":
         return touched
-    grid, finite = warp.theta, True
-    if warp.kind != "dense":
+    if warp.kind == "dense":
+        grid, finite = warp.theta, reference._known(warp.theta, in_size, warp.padding_mode, warp.align_corners)
+    else:
         grid, finite = reference._points(warp.kind, warp.theta, len(warp.image), size, warp.align_corners)
     spoilt = ~np.isfinite(warp.d_out)
     for i, j, inside, weight, _, _ in reference._corners(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from .base import normalised, target_axis
 from .products import exact_product, products_are_exact
@@ -35,11 +37,36 @@ def bounded_forms_over_grid(rows: Tensor, size: tuple[int, int], align_corners: 
     """
     if sum(size) > LONGEST_BASES or not products_are_exact(rows.device):
         return forms_over_grid(rows, size, align_corners)
-    batch, count, (h, w) = rows.shape[0], rows.shape[1], size
-    by_row, by_column = _bases(count, h, w, align_corners, rows.dtype)
-    of_rows = exact_product(rows.reshape(batch, 3 * count), torch.from_numpy(by_row))  # (a, b y + c), row by row
-    of_pixels = exact_product(of_rows.view(batch * h, 2 * count), torch.from_numpy(by_column))
+    bases = (torch.from_numpy(basis) for basis in _bases(rows.shape[1], *size, align_corners, rows.dtype))
+    if torch.is_grad_enabled() and rows.requires_grad:
+        return _Forms.apply(rows, *bases)
+    return _multiplied(rows, *bases)
+
+
+def _multiplied(rows: Tensor, by_row: Tensor, by_column: Tensor) -> Tensor:
+    """(N, h, w, R) from rows (N, R, 3) and `_bases`."""
+    batch, count, _ = rows.shape
+    h, w = by_row.shape[1] // (2 * count), by_column.shape[1] // count
+    of_rows = exact_product(rows.reshape(batch, 3 * count), by_row)  # (a, b y + c) of each row and form
+    of_pixels = exact_product(of_rows.view(batch * h, 2 * count), by_column)
     return of_pixels.view(batch, h, w, count)
+
+
+class _Forms(Function):
+    """`_multiplied` as one step of autograd, whose gradient is made in full precision, too."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, by_row: Tensor, by_column: Tensor) -> Tensor:
+        ctx.save_for_backward(by_row, by_column)
+        ctx.shape = rows.shape
+        return _multiplied(rows, by_row, by_column)
+
+    @staticmethod
+    def backward(ctx: Any, d_forms: Tensor) -> tuple[Tensor, None, None]:
+        by_row, by_column = ctx.saved_tensors
+        d_of_rows = exact_product(d_forms.reshape(-1, by_column.shape[1]), by_column.mT)
+        d_rows = exact_product(d_of_rows.reshape(-1, by_row.shape[1]), by_row.mT)
+        return d_rows.reshape(ctx.shape), None, None
 
 
 def planar_bases(size: tuple[int, int], align_corners: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

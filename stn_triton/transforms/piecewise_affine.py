@@ -18,7 +18,7 @@ from ..caches import BoundedCache
 from ..checks import check_size
 from ..kernels.coordinates import centre_of, finite, floor
 from ..kernels.language import constexpr, jit, tl
-from ..torch_sampler import is_bounded
+from ..torch_sampler import is_bounded_gradient
 from ..tracing import is_plain
 from .base import normalised, target_axis
 from .kept_basis import PointTransform
@@ -245,7 +245,7 @@ class PiecewiseAffine(PointTransform):
         return torch.stack([x.expand(size), y[:, None].expand(size)], -1) + _blended(coefficients, x, y[:, None])
 
     def displacement_gradient(self, d_grid, functions, size, align_corners):
-        if is_bounded(d_grid):
+        if is_bounded_gradient(d_grid):
             return super().displacement_gradient(d_grid, functions, size, align_corners)
         # A pixel reads three vertices: the hats that are 0 there would multiply what is not finite.
         with torch.enable_grad():

@@ -39,6 +39,8 @@ def exact_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _multiply(a: Tensor, b: Tensor) -> Tensor:
+    if b.dim() == 2 and a.dim() > 2:  # one product, where torch.matmul might multiply sample by sample
+        return _multiply(a.reshape(-1, a.shape[-1]), b).view(*a.shape[:-1], b.shape[-1])
     if products_are_exact(b.device):
         return torch.matmul(a, b)
     exact = exact_dtype(b.device)
