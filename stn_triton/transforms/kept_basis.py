@@ -17,6 +17,8 @@ from .products import exact_product, products_are_exact
 
 #: Numbers of a transform's functions, (K, h w), up to which they are kept from call to call: 16 MiB of float32.
 LARGEST_BASIS = 2**22
+#: Numbers of a grid's gradient up to which it is copied, a megabyte of float32, for one product of all samples.
+LARGEST_COPY = 2**18
 #: Numbers that are computed at once, in float64: half a megabyte, for a core's own cache.
 AT_ONCE = 2**16
 
@@ -62,8 +64,10 @@ class PointTransform(Transform):
         self, d_grid: Tensor, functions: Tensor, size: tuple[int, int], align_corners: bool
     ) -> Tensor:
         """d_displacement (N, K, 2) of a grid that was made of kept functions (K + 2, h w)."""
-        planes = d_grid.movedim(-1, 1).reshape(len(d_grid), 2, -1)
-        return exact_product(planes, functions[:-2].mT).mT
+        d_points, functions = d_grid.reshape(len(d_grid), -1, 2), functions[:-2]
+        if d_points.numel() > LARGEST_COPY:
+            return exact_product(functions, d_points)  # as it lies in memory, sample by sample
+        return exact_product(d_points.mT, functions.mT).mT
 
 
 class _KeptGrid(Function):
