@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = [
-    "test_not_finite.py", "test_caches.py", "test_tracing.py",
+    "test_not_finite.py", "test_caches.py", "test_tracing.py", "test_import.py",
     "test_image_gradient.py", "test_warp.py", "test_identity.py", "test_special_points.py", "test_launch_shapes.py", "test_layouts.py",
     "test_gradients.py", "test_several_transforms.py", "test_flow.py", "test_geometry.py", "test_tps.py",
     "test_transforms.py", "test_memory.py", "test_piecewise_affine.py", "test_fill_and_mask.py",
@@ -34,6 +34,7 @@ OWN_TESTS = {
     "bench/picture.py": "test_bench_picture.py",
     "bench/gpu/command_line.py": "test_bench_gpu.py",
     "bench/gpu/tiles.py": "test_bench_gpu.py",
+    "backend.py": "test_import.py",
     "caches.py": "test_caches.py",
     "configs.py": "test_launch_shapes.py",
     "eager.py": "test_torch_path.py",
@@ -583,6 +584,15 @@ MUTANTS = {
     ),
     "solved systems that weigh nothing": (
         "functional.py", "BoundedCache(64, 2**26, ThinPlateSpline.bytes_of_systems)", "BoundedCache(64)",
+    ),
+    "a mask of 1 where there is no point": (
+        "kernels/warp.py", "cover = tl.where(seen, cover_x * cover_y, 0.0)", "cover = cover_x * cover_y",
+    ),
+    "the line of another frame": (
+        "backend.py", "level, frame = level + 1, frame.f_back", "level, frame = level + 2, frame.f_back",
+    ),
+    "boxes with too little room for roundings": (
+        "kernels/preimage.py", "return 3.6e-15 if tl.float64 == ACC else 1.9e-6", "return 3.6e-15 if tl.float64 == ACC else 1.9e-7",
     ),
     "a cache without a limit of bytes": (
         "caches.py", "or self._bytes() > self.max_bytes", "",

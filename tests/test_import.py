@@ -49,7 +49,7 @@ layer = stn_triton.SpatialTransformer(lambda image: theta)
 calls = [
     lambda: stn_triton.affine_sample(image, theta),
     lambda: stn_triton.grid_sample(image, torch.zeros(1, 2, 2, 2), align_corners=False),
-    lambda: layer.forward(image),
+    lambda: layer(image),
 ]
 for call in calls:
     stn_triton.backend._warn_once.cache_clear()
