@@ -103,7 +103,7 @@ def _warn_once(device_type: str, reason: str) -> None:
 
 
 def _level_of_caller() -> int:
-    """`stacklevel`, for the function that asks, of the user's line: the first frame outside this package and torch.nn."""
+    """`stacklevel`, for the function that asks, of the user's line: the first outside this package and torch.nn."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back and frame.f_globals.get("__name__", "").startswith((__package__, "torch.nn.modules")):
         level, frame = level + 1, frame.f_back
