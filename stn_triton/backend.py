@@ -34,7 +34,8 @@ def use_backend(backend: str) -> Iterator[None]:
     Args:
         backend: "auto", the default: the kernels where they run, torch operations elsewhere, with one warning where
             kernels could be expected. "torch": torch operations everywhere, to compare with, or where a kernel makes
-            trouble. "triton": the kernels, and a RuntimeError where they do not run.
+            trouble. "triton": the kernels, and a RuntimeError where they do not run. A trace (`torch.compile`) is of
+            torch operations whatever is chosen.
 
     Raises:
         ValueError: another backend.

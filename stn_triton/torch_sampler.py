@@ -58,7 +58,8 @@ def sample_bounded(image: Tensor, grid: Tensor, mode: str, padding_mode: str, al
     if mode == "bilinear" and padding_mode == "zeros":
         # Where no tap lies inside the image, torch's CPU sampler multiplies d_out by 0, and makes NaN of what is not
         # finite.
-        grid = with_gradient_where(grid, lambda points: taps_inside(points, image.shape[2:], mode, align_corners)[0])
+        pixels = image.shape[2:]  # not the image, which the hook would keep alive
+        grid = with_gradient_where(grid, lambda points: taps_inside(points, pixels, mode, align_corners)[0])
     options = MODES[mode], PADDING_MODES[padding_mode], align_corners
     shares, by_rows = _shares(image, grid)
     if shares == 1:

@@ -101,6 +101,16 @@ def torch_path(monkeypatch) -> Path:
 
 
 @pytest.fixture
+def launches(monkeypatch):
+    """The kernels that ran."""
+    kernels, real = [], launch._launch
+    monkeypatch.setattr(
+        launch, "_launch", lambda kernel, *args, **kw: kernels.append(kernel) or real(kernel, *args, **kw)
+    )
+    return kernels
+
+
+@pytest.fixture
 def set_threads():
     """`torch.set_num_threads`, undone after the test."""
     threads = torch.get_num_threads()

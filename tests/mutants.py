@@ -531,9 +531,6 @@ MUTANTS = {
     "a tap of weight 0, scattered": (
         "kernels/samplers.py", "mask=inside & (weight != 0),", "mask=inside,",
     ),
-    "a tap of weight 0, scattered in whole numbers": (
-        "kernels/fixed_point.py", "inside & (weight != 0)", "inside",
-    ),
     "a tap of weight 0, gathered": (
         "kernels/samplers.py", "return weight, weight > 0", "return weight, weight >= 0",
     ),

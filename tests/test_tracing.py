@@ -10,7 +10,6 @@ from stn_triton import (
     FreeThinPlateSpline,
     affine_sample,
     geometry,
-    launch,
     plan,
     transform_sample,
     use_backend,
@@ -35,16 +34,6 @@ def image():
 def theta():
     noise = torch.rand(2, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     return (torch.eye(2, 3) + 0.2 * noise).to(DEVICE)
-
-
-@pytest.fixture
-def launches(monkeypatch):
-    """The kernels that ran."""
-    kernels, real = [], launch._launch
-    monkeypatch.setattr(
-        launch, "_launch", lambda kernel, *args, **kw: kernels.append(kernel) or real(kernel, *args, **kw)
-    )
-    return kernels
 
 
 @pytest.mark.parametrize("trace", [

@@ -252,7 +252,8 @@ class PiecewiseAffine(PointTransform):
             vectors = functions.new_zeros(len(d_grid), *self.mesh, 2, requires_grad=True)
             y, x = (target_axis(n, align_corners, functions) for n in size)
             blended = _blended(vectors, x, y[:, None])
-        return torch.autograd.grad(blended, vectors, d_grid)[0].reshape(len(d_grid), -1, 2)
+        gradient = torch.autograd.grad(blended, vectors, d_grid, create_graph=torch.is_grad_enabled())[0]
+        return gradient.reshape(len(d_grid), -1, 2)
 
     def points_of(self, coefficients, xy, align_corners=False):
         """Beyond the mesh the maps of its outermost triangles go on."""
