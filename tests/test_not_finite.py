@@ -11,7 +11,7 @@ from cases import MODES, PADDING_MODES
 from conftest import Path
 from tolerance import to_numpy
 
-from stn_triton import TRANSFORMS, affine_sample, piecewise_affine_sample, reference, transform_sample
+from stn_triton import TRANSFORMS, affine_sample, grid_sample, piecewise_affine_sample, reference, transform_sample
 
 NOT_FINITE = (float("nan"), float("inf"), float("-inf"))
 #: A spline costs the interpreter a second.
@@ -214,3 +214,13 @@ def test_of_a_cell_three_vertices_are_read(path):
     out.backward(d_out)
     lost = theta.grad.isnan().any(-1)[0].nonzero().flatten().tolist()
     assert lost == [0, 1, 5]
+
+
+@pytest.mark.parametrize(("far", "pixel"), [(float("inf"), -1), (float("-inf"), 0), (1e12, -1), (-1e12, 0)])
+def test_beyond_every_fraction_bicubic_reads_one_pixel(path, far, pixel):
+    """All of its taps go to the edge: the pixel beside it may be NaN."""
+    image = torch.rand(1, 1, 3, 6, device=path.device)
+    image[..., [1, -2]] = float("nan")
+    grid = torch.tensor([[[[far, 0.0]]]], device=path.device)
+    out = grid_sample(image, grid, "bicubic", "border", align_corners=False)
+    torch.testing.assert_close(out.flatten(), image[0, 0, 1, pixel].reshape(1))
