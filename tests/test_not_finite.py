@@ -204,16 +204,28 @@ def test_a_tap_of_weight_0_gets_no_gradient(kernel_path, padding_mode):
     assert torch.equal(image.grad, d_out)
 
 
-def test_of_a_cell_three_vertices_are_read(path):
+@pytest.mark.parametrize(("row", "column", "vertices"), [(1, 2, [0, 1, 5]), (2, 1, [0, 4, 5])], ids=["upper", "lower"])
+def test_of_a_cell_three_vertices_are_read(path, row, column, vertices):
     """The fourth gets nothing of what is not finite."""
     image = torch.rand(1, 1, 9, 9, device=path.device, dtype=torch.float64)
     theta = TRANSFORMS["piecewise_affine"].identity(dtype=torch.float64, device=path.device)[None].requires_grad_()
     out = piecewise_affine_sample(image, 0.97 * theta)
     d_out = torch.zeros_like(out)
-    d_out[..., 1, 2] = float("nan")  # in the upper triangle of the first cell
+    d_out[..., row, column] = float("nan")  # in that triangle of the first cell
     out.backward(d_out)
     lost = theta.grad.isnan().any(-1)[0].nonzero().flatten().tolist()
-    assert lost == [0, 1, 5]
+    assert lost == vertices
+
+
+def test_a_fill_that_is_not_seen_gets_nothing(path):
+    """Whatever d_out is; where it is seen it gets what is not finite."""
+    image, _ = example(path)
+    fill = torch.zeros(3, device=path.device, requires_grad=True)
+    for zoom, expected in ((0.5, 0.0), (2.0, float("inf"))):
+        theta = zoom * torch.eye(2, 3, device=path.device)[None]
+        out = affine_sample(image, theta, padding_mode="fill", fill=fill)
+        (gradient,) = torch.autograd.grad(out, fill, torch.full_like(out, float("inf")))
+        assert gradient.tolist() == [expected] * 3
 
 
 @pytest.mark.parametrize(("far", "pixel"), [(float("inf"), -1), (float("-inf"), 0), (1e12, -1), (-1e12, 0)])
