@@ -1,6 +1,6 @@
-"""Which way calls go: by the kernels where they run, or by torch operations. `use_backend` chooses.
+"""Chooses between the kernels and torch operations: automatically, by `use_backend`, or by the environment.
 
-So does the environment variable STN_TRITON_BACKEND, read when the package is imported.
+The variable STN_TRITON_BACKEND is read when the package is imported.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from .kernels.language import TRITON_MISSING, interprets
 from .kernels.probe import probe
 
 BACKENDS = ("auto", "torch", "triton")
-LEAST_CAPABILITY = (7, 0)  #: of NVIDIA's GPUs that Triton compiles for
+LEAST_CAPABILITY = (7, 0)  #: the lowest compute capability that Triton compiles for
 
-_from_environment = os.environ.get("STN_TRITON_BACKEND", "auto")
+_from_environment = os.environ.get("STN_TRITON_BACKEND") or "auto"
 check_choice("STN_TRITON_BACKEND", _from_environment, BACKENDS)
 _backend: ContextVar[str] = ContextVar("stn_triton_backend", default=_from_environment)
 
 
 @contextmanager
 def use_backend(backend: str) -> Iterator[None]:
-    """Chooses the backend of the calls within, and of their backward passes, in this thread.
+    """Sets the backend for the calls in this block and for their backward passes, in the current thread.
 
     Args:
-        backend: "auto", the default: the kernels where they run, torch operations elsewhere, with one warning where
-            kernels could be expected. "torch": torch operations everywhere, to compare with, or where a kernel makes
-            trouble. "triton": the kernels, and a RuntimeError where they do not run. A trace (`torch.compile`) is of
-            torch operations whatever is chosen.
+        backend: "auto" (default): the kernels where they run, else torch operations, with one warning where kernels
+            were expected. "torch": always torch operations, for comparison or to avoid a faulty kernel. "triton": the
+            kernels, or a RuntimeError. Whatever is chosen, tracing (`torch.compile`) and gradients many at a time
+            (``is_grads_batched``) use torch operations. A function that is compiled cannot contain this block.
 
     Raises:
         ValueError: another backend.
@@ -54,12 +54,12 @@ def use_backend(backend: str) -> Iterator[None]:
 
 
 def kernels_are_required() -> bool:
-    """Whether calls are to raise rather than go by torch operations."""
+    """Whether a call must raise an error rather than use torch operations."""
     return _backend.get() == "triton"
 
 
 def kernels_run_on(device: torch.device) -> bool:
-    """Whether calls on this device go by the kernels. Warns once where a user would expect that, and they do not."""
+    """Whether calls on this device use the kernels. Warns once if they do not although a user would expect them to."""
     backend = _backend.get()
     if backend == "torch":
         return False
@@ -76,7 +76,7 @@ def kernels_run_on(device: torch.device) -> bool:
 
 @cache
 def reason_against(device: torch.device) -> str:
-    """Why the kernels do not run on this device, in words; empty if they do, which a small kernel has tried."""
+    """Explains why the kernels do not run on this device; empty if a probe kernel ran."""
     if TRITON_MISSING:
         return f"triton cannot be imported ({TRITON_MISSING})"
     if device.type == "cpu" and not interprets(probe):
@@ -88,14 +88,20 @@ def reason_against(device: torch.device) -> str:
         if capability < LEAST_CAPABILITY:
             least, got = ("{}.{}".format(*version) for version in (LEAST_CAPABILITY, capability))
             return f"Triton compiles for compute capability {least} and above, and this GPU has {got}"
-    out = torch.zeros(1, dtype=torch.int32, device=device)
     try:
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            probe[(1,)](out, num_warps=1)
-    except Exception as error:  # of the compiler, its driver, the linker, the file system
+            probe[(1,)](torch.zeros(1, dtype=torch.int32, device=device), num_warps=1)
+    except Exception as error:  # raised by the compiler, the driver, the linker or the file system
+        if isinstance(error, torch.OutOfMemoryError) or _is_capturing(device):
+            raise  # the reason may pass: the next call tries again
         first_line = str(error).strip().partition("\n")[0]
-        return f"Triton cannot compile ({type(error).__name__}: {first_line})"
+        return f"Triton cannot compile or launch ({type(error).__name__}: {first_line})"
     return ""
+
+
+def _is_capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured, during which no kernel can be loaded."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 @cache
@@ -104,7 +110,7 @@ def _warn_once(device_type: str, reason: str) -> None:
 
 
 def _level_of_caller() -> int:
-    """`stacklevel`, for the function that asks, of the user's line: the first outside this package and torch.nn."""
+    """Returns the `stacklevel`, for the calling function, of the first frame outside this package and torch.nn."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back and frame.f_globals.get("__name__", "").startswith((__package__, "torch.nn.modules")):
         level, frame = level + 1, frame.f_back

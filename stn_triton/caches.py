@@ -1,4 +1,4 @@
-"""Caches with a bound, which keep no object of a user's alive."""
+"""Bounded caches that keep none of the user's objects alive."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ Value = TypeVar("Value")
 
 
 class BoundedCache(Generic[Value]):
-    """Holds the values that were used last: at most ``max_entries``, and ``max_bytes`` of them together, but for one.
+    """Keeps the most recently used values: at most ``max_entries``, of at most ``max_bytes`` in total.
+
+    The newest stays even if it alone is larger.
 
     Args:
-        bytes_of: the size of a value, which may grow after it was made: it is asked for whenever one is added.
+        bytes_of: returns a value's size. It is called whenever a value is added, since values may grow.
     """
 
     def __init__(
@@ -26,19 +28,21 @@ class BoundedCache(Generic[Value]):
         self.clear()
 
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """The value of a key, made if it is not there."""
+        """Returns the value of a key, making it if it is missing."""
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
                 return self._values[key]
             self.misses += 1
-            value = self._values[key] = make()
+        value = make()  # without the lock: it may take long, or need this cache
+        with self._lock:
+            value = self._values.setdefault(key, value)  # another thread's, if that was faster
             while len(self._values) > 1 and (len(self._values) > self.max_entries or self._bytes() > self.max_bytes):
                 self._values.popitem(last=False)
             return value
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Removes all values."""
         self._values: OrderedDict[Hashable, Value] = OrderedDict()
         self.misses = 0
 

@@ -71,7 +71,7 @@ MOST_CANDIDATES = 150
 # 5 % at most, and cost more where a box has three.
 COLUMNS_TOGETHER = {"nearest": 2, "bilinear": 3, "bicubic": 2}
 MOST_LANES = 256  # of a program: 8 warps of 32, which suit every GPU
-MAX_THREADS = 1024  # of a program, that any GPU can launch
+MAX_THREADS = 1024  # per program that every GPU can launch
 
 
 def choose_config(forward: bool, channels: int, width: int, unit: bool, vector: int) -> LaunchConfig:

@@ -36,7 +36,7 @@ def warp(spec: WarpSpec, image: Tensor, theta: Tensor, fill: Tensor | None) -> t
 def sample_grid(
     spec: WarpSpec, image: Tensor, grid: Tensor, bounded: bool, fill: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """`warp` by the grid (N, h, w, 2), or (N M, h, w, 2), of the transform, ``bounded`` if it is known to be."""
+    """Does `warp` with the transform's grid, (N, h, w, 2) or (N M, h, w, 2). ``bounded``: it is known to be so."""
     batch, many = image.shape[0], () if spec.transforms is None else (spec.transforms,)
     # Calls that would do nothing are left out: on small images they are what the time goes into.
     wide = image.float() if image.element_size() < 4 else image
@@ -46,7 +46,7 @@ def sample_grid(
         grid = grid.expand(batch, -1, -1, -1)
     out, mask = _sampler(spec, grid, bounded)(wide), None
     if spec.mask or fill is not None:
-        of_mask = with_gradient_where(grid, partial(_is_partly_inside, spec, image.shape[2:]))
+        of_mask = with_gradient_where(torch.ops.aten.alias(grid), partial(_is_partly_inside, spec, image.shape[2:]))
         ones = torch.ones((), dtype=wide.dtype, device=wide.device).expand(batch, 1, *image.shape[2:])
         mask = _sampler(spec, of_mask, bounded)(ones)
         # Exactly 1 inside, where bicubic weights add up to it within 17 eps; the derivative stays, for at the outermost
@@ -66,7 +66,7 @@ def sample_grid(
 
 
 def _is_partly_inside(spec: WarpSpec, in_size: torch.Size, points: Tensor) -> Tensor:
-    """Where points (N, h, w, 2) have taps inside the image and outside: elsewhere their coverage is constant."""
+    """Tells which points (N, h, w, 2) have taps both inside and outside the image; elsewhere coverage is constant."""
     if spec.padding_mode in ("border", "reflection"):
         return torch.zeros((), dtype=torch.bool, device=points.device).expand(points.shape[:-1])
     any_inside, all_inside = taps_inside(points, in_size, spec.mode, spec.align_corners)
@@ -93,14 +93,14 @@ def _filled(out: Tensor, mask: Tensor, colour: Tensor, off: Tensor, nearly: floa
     A colour that is not finite is a mark, which has no derivative and stays outside: more than ``nearly`` off full
     coverage.
     """
-    if is_bounded(colour):
-        filled = torch.addcmul(out, colour, 1 - mask)
-    else:
-        known = colour.isfinite()
-        filled = torch.addcmul(out, torch.where(known, colour, 0), 1 - mask)
-        filled = filled + torch.where(known | (off <= nearly), 0, colour).detach()
-    # Its gradient is not read where the colour is not, even if it is not finite.
-    return torch.where(mask == 1, out, filled) if colour.requires_grad else filled
+    bounded = is_bounded(colour)
+    if colour.requires_grad:  # where the colour is not seen, d_out must not reach it: it may not be finite
+        colour = torch.where(mask == 1, colour.detach(), colour)
+    if bounded:
+        return torch.addcmul(out, colour, 1 - mask)
+    known = colour.isfinite()
+    filled = torch.addcmul(out, torch.where(known, colour, 0), 1 - mask)
+    return filled + torch.where(known | (off <= nearly), 0, colour).detach()
 
 
 def _finished(spec: WarpSpec, out: Tensor, dtype: torch.dtype, layout: torch.memory_format) -> Tensor:

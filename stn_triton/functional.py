@@ -278,8 +278,10 @@ def _spline(points: np.ndarray | None, lam: float) -> ThinPlateSpline:
     return _splines.get(key, lambda: ThinPlateSpline(points, lam))
 
 
-#: The splines that were used last, and the systems that they solved, which lie on the devices of their images.
-_splines: BoundedCache[ThinPlateSpline] = BoundedCache(64, 2**26, ThinPlateSpline.bytes_of_systems)
+#: The most recently used splines, with the systems that they solved on their images' devices.
+_splines: BoundedCache[ThinPlateSpline] = BoundedCache(
+    max_entries=64, max_bytes=2**26, bytes_of=ThinPlateSpline.bytes_of_systems
+)
 
 
 def _with_control_points(theta: Tensor, control_points: Tensor) -> Tensor:
@@ -395,8 +397,6 @@ def _colour(fill: Any, padding_mode: str, image: Tensor) -> Tensor | None:
     if fill.shape not in ((), (channels,), (1, channels), (n, channels)):
         expected = f"expected shape (), (C,) or (N, C) with N = {n}, C = {channels}"
         raise ValueError(f"fill: {expected}, got {tuple(fill.shape)}")
-    if fill.is_inference() and not torch.is_inference_mode_enabled():
-        fill = fill.clone()  # a tensor of inference mode cannot be saved for a backward pass
     # In float32 at least before it is spread over the batch, so that its gradient is rounded once.
     return fill.to(torch.promote_types(fill.dtype, compute)).expand(n, channels)
 
@@ -439,7 +439,7 @@ def warmup(
     Args:
         shape: (N, C, H, W) of the image.
         size: (h, w) of the output; the image's own by default.
-        transform: its name or an object, one that has an identity, which theta is.
+        transform: its name or an object; theta is its identity, so it must have one.
         mode, padding_mode, align_corners: as in `affine_sample`.
         dtype, memory_format, device: of the image. The device is the GPU by default, or the CPU where there is none and
             nothing to compile.
@@ -471,7 +471,7 @@ def warmup(
             theta = transform.identity(hw, align_corners=bool(align_corners), dtype=wide, device=device)
         except ValueError as error:
             expected = f"expected one that has an identity, which warmup takes for theta, got {transform}"
-            instead = "call transform_sample once instead, and its backward, on tensors like those to come"
+            instead = "call transform_sample and its backward once instead, on tensors of the shapes you will use"
             raise ValueError(f"transform: {expected}: {instead} ({error})") from None
         batch = image.shape[:1] if transforms is None else (image.shape[0], check_count("transforms", transforms))
         theta = theta.repeat(*batch, *[1] * theta.dim()).requires_grad_(theta_gradient)
@@ -585,6 +585,6 @@ def _warn_align_corners(name: str) -> None:
 
 
 def _warn(message: str, stacklevel: int) -> None:
-    """Warns, but not while torch.compile traces a graph, which a warning would break."""
+    """Warns, unless torch.compile is tracing: a warning would break the graph."""
     if not torch.compiler.is_compiling():
         warnings.warn(message, stacklevel=stacklevel)

@@ -3,10 +3,9 @@
 Everything is differentiable, in closed form, without a synchronisation, and in full precision whatever matrix products
 are set to. Parameters are told apart by their shape: affine (..., 2, 3), or projective (..., 8) or (..., 3, 3), with
 any leading axes; those of attention are none of these. Half types are computed in float32, and results rounded once to
-the dtype given: pixel matrices of large images want more. A map that is exactly singular has no inverse: the result is
-not finite, a warp by it reads nothing, and that sample of a batch gets no gradient, nor does what it is composed with.
-The same goes for the gradient of one so nearly singular that derivatives leave the range of the type. Other samples
-keep theirs.
+the dtype given: pixel matrices of large images want more. A singular map has no inverse: the result is not finite, and
+a warp by it reads nothing. That sample, and whatever it is composed with, gets zero gradient; the rest of the batch is
+unaffected. The same holds for a map so nearly singular that its derivatives overflow.
 
 The sign of a homography says which side of its horizon is in front of the camera. The warps take the one that puts the
 middle of the output in front, whatever went before; OpenCV and kornia draw both sides. So across a horizon composed,
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_bool, check_size, check_tensor
+from .tracing import is_plain
 
 
 def as_matrix(theta: Tensor) -> Tensor:
@@ -47,9 +47,9 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
     what it has with each correction.
 
     Args:
-        first, then: affine or projective, with as many leading axes as each other, which broadcast. Of M transforms of
-            each image, (N, M, ...), and one of each image, (N, ...), the latter is given as ``then[:, None]``. One
-            transform for all has no leading axes, or only axes of length 1.
+        first, then: affine or projective, with the same number of leading axes, which broadcast. To combine M
+            transforms per image, (N, M, ...), with one per image, (N, ...), pass the latter as ``then[:, None]``. A
+            single transform needs no leading axes.
 
     Returns:
         (..., 2, 3) if both are affine, else (..., 3, 3): the product, but at the nearest scale within 1e-12 to 1e12,
@@ -71,7 +71,8 @@ def invert(theta: Tensor) -> Tensor:
         theta: affine or projective.
 
     Returns:
-        (..., 2, 3) for affine parameters, else (..., 3, 3); not finite and without a gradient where theta is singular.
+        (..., 2, 3) for affine parameters, else (..., 3, 3). Where theta is singular, the result is not finite and its
+        gradient is 0.
     """
     _check("theta", theta)
     inverse = _affine_inverse(_wide(theta)) if _is_affine(theta) else _inverse(_wide(as_matrix(theta)))
@@ -141,7 +142,7 @@ def from_corners(corners: Tensor) -> Tensor:
     Returns:
         (..., 3, 3), scaled so that the last entry is 1. Of a convex quadrilateral, also a mirrored one, the whole
         output is in front of the camera; of others the horizon crosses it; of points on one line it is not finite
-        and has no gradient.
+        and its gradient is 0.
 
     Raises:
         ValueError: corners are not (..., 4, 2).
@@ -183,7 +184,9 @@ class Pose(NamedTuple):
 
 
 def to_pose(theta: Tensor) -> Pose:
-    """The pose of affine parameters (..., 2, 3); not finite and without a gradient where the x axis or the area is 0.
+    """The pose of affine parameters (..., 2, 3). Where the x axis or the area is 0, it is not finite, its gradient 0.
+
+    Its parts are views of one tensor.
 
     Raises:
         ValueError: theta is not (..., 2, 3).
@@ -219,18 +222,19 @@ def from_pose(pose: Pose) -> Tensor:
 
 
 def _closed_form(formula: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Tensor]:
-    """Makes a formula differentiable where it is undefined for some samples: those get no gradient, others theirs.
+    """Gives zero gradient, not NaN, to samples for which a formula is undefined.
 
-    The formula takes matrices (..., r, c), whose leading axes broadcast. It returns its result and a slope, (..., r, c)
-    each; the slope is about as large as the result's largest derivatives. A sample is defined if its slope is finite,
-    and remains so when it is multiplied by a gradient of up to 1 / eps. The formula is evaluated twice. Without
-    gradients it gives the values of all samples. With gradients an identity stands in for each sample that is
-    undefined, whose gradient of 0 would meet a derivative that is not finite, and 0 times infinity is NaN.
+    The formula takes matrices (..., r, c), whose leading axes broadcast. It returns its result and a slope, which is
+    about as large as the result's largest derivative. A sample is defined if its slope is finite, and stays finite
+    times 1 / eps. Where a gradient may be needed the formula runs twice: on all samples for the values, then with
+    undefined samples replaced by the identity for the gradients.
     """
 
     @wraps(formula)
     def differentiable(*matrices: Tensor, **options: bool) -> Tensor:
         result, slope = formula(*(matrix.detach() for matrix in matrices), **options)
+        if all(is_plain(matrix) and not (torch.is_grad_enabled() and matrix.requires_grad) for matrix in matrices):
+            return result
         numbers = torch.finfo(slope.dtype)
         defined = _magnitude(slope) < numbers.eps * numbers.max
         safe = (torch.where(defined, matrix, _identity_like(matrix)) for matrix in matrices)
@@ -241,10 +245,10 @@ def _closed_form(formula: Callable[..., tuple[Tensor, Tensor]]) -> Callable[...,
 
 @_closed_form
 def _composed(a: Tensor, b: Tensor, *, affine: bool) -> tuple[Tensor, Tensor]:
-    """The product of `compose`. Its derivatives are a and b, and it is finite only if they are: it is its own slope."""
+    """Computes the product of `compose`, its own slope: the derivatives are a and b, and finite if it is."""
     if not affine:
         scale = (_magnitude(a).sqrt() * _magnitude(b).sqrt()).clamp(min=torch.finfo(a.dtype).tiny)
-        excess = scale / scale.clamp(1e-6, 1e6)  # 1 but for products that float32 might not hold
+        excess = scale / scale.clamp(1e-6, 1e6)  # 1 unless the product might overflow or underflow float32
         a, b = a / excess, b / excess
     product = _product(a, b)
     return product, product
@@ -252,7 +256,7 @@ def _composed(a: Tensor, b: Tensor, *, affine: bool) -> tuple[Tensor, Tensor]:
 
 @_closed_form
 def _affine_inverse(theta: Tensor) -> tuple[Tensor, Tensor]:
-    """The inverse of (..., 2, 3). Its derivatives are products of two of its entries."""
+    """Inverts (..., 2, 3). The derivatives are products of two entries of the inverse."""
     linear, shift = theta.split([2, 1], -1)
     scale = _magnitude(linear)
     (a, b), (c, d) = (row.unbind(-1) for row in (linear / scale).unbind(-2))
@@ -264,7 +268,7 @@ def _affine_inverse(theta: Tensor) -> tuple[Tensor, Tensor]:
 
 @_closed_form
 def _inverse(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """The inverse of (..., 3, 3). Its slope is that of the map, which is the same at any scale of the homography."""
+    """Inverts (..., 3, 3). The slope does not depend on the scale of the homography."""
     scale = _magnitude(matrix)
     rows = (matrix / scale).unbind(-2)
     # Cramer's rule: the columns are cross products of the rows.
@@ -276,7 +280,7 @@ def _inverse(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 @_closed_form
 def _homography(corners: Tensor) -> tuple[Tensor, Tensor]:
-    """The homography of `from_corners`, with a slope (..., 4, 3)."""
+    """Computes the homography of `from_corners`. The slope is (..., 4, 3)."""
     scale = _magnitude(corners)
     areas = corner_areas(corners / scale)
     points = torch.cat([corners, torch.ones_like(corners[..., :1])], -1)
@@ -288,7 +292,7 @@ def _homography(corners: Tensor) -> tuple[Tensor, Tensor]:
 
 @_closed_form
 def _pose(theta: Tensor) -> tuple[Tensor, Tensor]:
-    """The numbers of a `Pose` as a column (..., 6, 1), with a slope (..., 4, 1)."""
+    """Computes the numbers of a `Pose` as a column (..., 6, 1). The slope is (..., 4, 1)."""
     (a, b, tx), (d, e, ty) = (row.unbind(-1) for row in theta.unbind(-2))
     along_x = torch.hypot(a, d)
     cos, sin = a / along_x, d / along_x
@@ -302,7 +306,7 @@ def _pose(theta: Tensor) -> tuple[Tensor, Tensor]:
 
 @_closed_form
 def _posed(scale: Tensor, rotation: Tensor, shear: Tensor, translation: Tensor) -> tuple[Tensor, Tensor]:
-    """The theta of a pose, whose parts are columns (..., 2, 1) or (..., 1, 1). It is finite only if they are."""
+    """Builds theta from the parts of a pose, columns (..., 2, 1) or (..., 1, 1). It is finite only if they are."""
     (along_x, along_y), (x, y) = (part[..., 0].unbind(-1) for part in (scale, translation))
     cos, sin, shear = torch.cos(rotation[..., 0, 0]), torch.sin(rotation[..., 0, 0]), shear[..., 0, 0]
     rows = [cos * along_x, (cos * shear - sin) * along_y, x, sin * along_x, (sin * shear + cos) * along_y, y]
@@ -317,15 +321,25 @@ def _check(name: str, theta: Tensor) -> None:
 
 
 def _check_pairs(first: tuple[int, ...], then: tuple[int, ...]) -> None:
-    """Raises ValueError unless leading axes broadcast, and not by chance, as (N,) and (N, M) would where N = M."""
+    """Raises ValueError unless leading axes broadcast unambiguously: (N,) with (N, M) would pair wrongly if N = M."""
     (short, axes), (long, more) = sorted([("first", first), ("then", then)], key=lambda pair: len(pair[1]))
     if len(axes) < len(more) and any(n != 1 for n in axes) and any(n != 1 for n in more):
-        one_of_each = f"for one of each image write {short}[:{', None' * (len(more) - len(axes))}]"
-        raise ValueError(f"{short}: expected as many leading axes as {long}'s {more}, got {axes}; {one_of_each}")
+        missing = len(more) - len(axes)
+        advice = f"for one of each image write {short}[:{', None' * missing}]"
+        if not _broadcast((*axes, *[1] * missing), more):
+            advice = f"for one of each transform write {short}[{', '.join(['None'] * missing)}]"
+        raise ValueError(f"{short}: expected as many leading axes as {long}'s {more}, got {axes}; {advice}")
+    if not _broadcast(first, then):
+        raise ValueError(f"then: expected leading axes that go with first's {first}, got {then}")
+
+
+def _broadcast(first: tuple[int, ...], then: tuple[int, ...]) -> bool:
+    """Whether two shapes broadcast."""
     try:
         torch.broadcast_shapes(first, then)
     except RuntimeError:
-        raise ValueError(f"then: expected leading axes that go with first's {first}, got {then}") from None
+        return False
+    return True
 
 
 def _check_corners(corners: Tensor) -> None:
@@ -340,7 +354,7 @@ def _magnitude(matrix: Tensor) -> Tensor:
 
 
 def _identity_like(matrix: Tensor) -> Tensor:
-    """(r, c) of ones on the diagonal and zeros elsewhere."""
+    """The (r, c) matrix with ones on its diagonal."""
     return torch.eye(*matrix.shape[-2:], dtype=matrix.dtype, device=matrix.device)
 
 

@@ -18,7 +18,7 @@ from .spec import WarpSpec
 MAX_PROGRAMS = 2**31 - 1  # of launch grid axis x
 
 
-takes = backend.kernels_run_on  #: asked by this name, which tests replace
+takes = backend.kernels_run_on  #: a name of this module, which tests replace
 
 
 def forward(

@@ -166,8 +166,8 @@ def start_at_identity(
         heads: how many transforms of each map the network predicts, M; all of them start as the identity.
 
     Raises:
-        ValueError: no such layer, or one without a bias or with another number of outputs; or a lazy layer before its
-            first forward pass.
+        ValueError: no such layer, or one without a bias or with another number of outputs; or a lazy layer that has
+            not been initialised.
     """
     identity = find_transform(transform).identity(size, align_corners=align_corners, device="cpu").flatten()
     identity = identity.repeat(check_count("heads", heads))
@@ -177,7 +177,7 @@ def start_at_identity(
         raise ValueError(f"localisation: expected a last layer whose weight is a plain parameter, got {last}")
     if last is not None and last.bias is not None and is_lazy(last.weight):
         raise ValueError(
-            f"localisation: expected an initialised last layer, got {last}: call localisation(image) once before"
+            f"localisation: expected an initialised last layer, got {last}: call localisation(image) once first"
         )
     if last is None or last.bias is None or last.bias.numel() != identity.numel():
         raise ValueError(
@@ -191,10 +191,11 @@ def start_at_identity(
 
 
 class _Localisation(nn.Sequential):
-    """Layers of which the last one predicts theta, and starts at the identity, for maps of one shape.
+    """Layers for maps of one shape; the last predicts theta and starts at the identity.
 
     Args:
-        pooling: by how much the layers divide H and W, rounded down: maps that differ by the rest fit, too.
+        pooling: the factor by which the layers shrink H and W, rounding down. Sizes that round to the same result are
+            accepted.
     """
 
     def __init__(
@@ -227,7 +228,7 @@ class _Localisation(nn.Sequential):
             raise ValueError(f"image: expected shape {expected}, got {tuple(image.shape)}")
 
     def __getitem__(self, index: int | slice) -> nn.Module:
-        """A layer, or some of them as a plain `torch.nn.Sequential`."""
+        """Returns a layer, or a slice of them as a plain `torch.nn.Sequential`."""
         if isinstance(index, slice):
             return nn.Sequential(OrderedDict(list(self._modules.items())[index]))
         return super().__getitem__(index)
@@ -237,7 +238,7 @@ class FullyConnectedLocalisation(_Localisation):
     """ReLU layers on the flattened map, then the regression layer, starting at the identity.
 
     Args:
-        in_shape: (C, H, W) of the maps; others raise ValueError.
+        in_shape: (C, H, W) of the input maps; any other shape raises ValueError.
         hidden: widths of the layers; the paper's "FCN" has (32, 32, 32).
         transform: a name in `TRANSFORMS` or a `Transform`.
         heads: how many transforms of each map to predict, M.
@@ -267,7 +268,7 @@ class ConvolutionalLocalisation(_Localisation):
     The paper's "CNN" form: two blocks of 20 channels and a layer of 20. Starts at the identity.
 
     Args:
-        in_shape: (C, H, W) of the maps; others raise ValueError.
+        in_shape: (C, H, W) of the input maps; any other shape raises ValueError.
         channels: of each block.
         hidden: width of the layer between the last block and the regression.
         transform: a name in `TRANSFORMS` or a `Transform`.
@@ -297,4 +298,4 @@ class ConvolutionalLocalisation(_Localisation):
             )
         outputs = check_count("heads", heads) * _parameter_count(find_transform(transform))
         layers += [nn.Flatten(), nn.Linear(depth * height * width, hidden), nn.ReLU(), nn.Linear(hidden, outputs)]
-        super().__init__(layers, in_shape, transform, heads, 2 ** len(channels))
+        super().__init__(layers, in_shape, transform, heads, pooling=2 ** len(channels))

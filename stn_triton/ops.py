@@ -14,6 +14,7 @@ from .layout import ImageLike
 from .spec import WarpSpec
 from .tracing import are_gradients_in_memory, are_in_memory, is_tracing, outside_transforms
 
+NO_SECOND_DERIVATIVES = "stn_triton's kernels have no second derivatives yet"
 REPRODUCIBLE = ("cpu", "meta")  #: devices where torch's own sampler gives the same gradients on every run
 
 
@@ -23,10 +24,8 @@ def warp(spec: WarpSpec, image: Tensor, theta: Tensor, fill: Tensor | None = Non
     Arguments are taken as checked; ``fill`` is (N, C) under that padding, of any strides.
     """
     if are_in_memory(image, theta, fill):
-        if torch._C._are_functorch_transforms_active():
-            with outside_transforms():
-                return _warp_memory(spec, image, theta, fill)
-        return _warp_memory(spec, image, theta, fill)
+        with outside_transforms():
+            return _warp_in_memory(spec, image, theta, fill)
     if not is_tracing() and kernels_are_required():
         raise RuntimeError(
             "backend: expected tensors in memory for 'triton', got some of a subclass or of a transform of torch.func"
@@ -37,22 +36,33 @@ def warp(spec: WarpSpec, image: Tensor, theta: Tensor, fill: Tensor | None = Non
 def _warp_by_operations(
     spec: WarpSpec, image: Tensor, theta: Tensor, fill: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    if spec.deterministic and image.requires_grad and image.device.type not in REPRODUCIBLE:
-        raise ValueError(f"deterministic: expected a CPU or a device where the kernels run, got {image.device}")
+    _check_reproducible(spec, image.requires_grad, image.device)
     return eager.warp(spec, image, theta, fill)
 
 
-def _warp_memory(spec: WarpSpec, image: Tensor, theta: Tensor, fill: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """`warp` of tensors that kernels could read and write."""
+def _warp_in_memory(spec: WarpSpec, image: Tensor, theta: Tensor, fill: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Does `warp` with ordinary tensors, which a kernel can read."""
+    if torch.is_grad_enabled():
+        theta, fill = _savable(theta), None if fill is None else _savable(fill)
     if not launch.takes(image.device):
         return _warp_by_operations(spec, image, theta, fill)
     compute = torch.promote_types(torch.promote_types(image.dtype, theta.dtype), torch.float32)
     theta = spec.transform.coefficients(theta, compute)
-    # An autograd function costs 6 us a call.
+    # Skipping the autograd function saves 6 us.
     if torch.is_grad_enabled() and (image.requires_grad or theta.requires_grad or _requires_grad(fill)):
-        # A tensor made under inference mode cannot be saved for a backward pass.
-        return _Warp.apply(spec, image, theta.clone() if theta.is_inference() else theta, fill)
+        return _Warp.apply(spec, image, theta, fill)
     return launch.forward(spec, image, theta, fill, image.dtype)
+
+
+def _savable(tensor: Tensor) -> Tensor:
+    """Returns the tensor, or a copy if it was made under inference mode and could not be saved for a backward pass."""
+    return tensor.clone() if tensor.is_inference() else tensor
+
+
+def _check_reproducible(spec: WarpSpec, needs_image: bool, device: torch.device) -> None:
+    """Raises ValueError if the image gradient must be reproducible, and torch's sampler would not make it so."""
+    if spec.deterministic and needs_image and device.type not in REPRODUCIBLE:
+        raise ValueError(f"deterministic: torch's own sampler, which this call takes, is not reproducible on {device}")
 
 
 def _requires_grad(fill: Tensor | None) -> bool:
@@ -60,8 +70,9 @@ def _requires_grad(fill: Tensor | None) -> bool:
 
 
 class _Warp(Function):
-    """Saves what the gradients that are needed read: theta, an image for theta's, the coverage for the fill's; never a
-    sampling grid.
+    """Saves only what the needed gradients read, never a sampling grid.
+
+    That is theta, the image for theta's gradient, and the coverage for the fill's.
     """
 
     @staticmethod
@@ -86,7 +97,11 @@ class _Warp(Function):
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor, d_mask: Tensor | None) -> tuple[Tensor | None, ...]:
-        differentiate: Any = _Backward.apply if torch.is_grad_enabled() else _gradients
+        differentiate: Any = _gradients
+        if torch.is_grad_enabled():
+            if not are_gradients_in_memory(d_out, d_mask):  # whose graph `_Backward` would lose
+                raise RuntimeError(NO_SECOND_DERIVATIVES)
+            differentiate = _Backward.apply
         return None, *differentiate(ctx.spec, d_out, d_mask, *ctx.saved_tensors, ctx.like, *ctx.needs_input_grad[1:])
 
 
@@ -126,9 +141,10 @@ def _backward_by_operations(
     needs_image: bool,
     needs_theta: bool,
 ) -> tuple[Tensor | None, ...]:
-    """`launch.backward` of gradients that are not in memory: many at a time (``is_grads_batched``), or traced."""
+    """Computes `launch.backward` in torch operations, for gradients many at a time (``is_grads_batched``) or traced."""
+    _check_reproducible(spec, needs_image, theta.device)
     with torch.enable_grad():
-        # An image that was not saved has a gradient that its values do not change.
+        # If the image was not saved, the gradients do not depend on its values.
         image = (like.empty(like.dtype).zero_() if image is None else image.detach()).requires_grad_(needs_image)
         theta = theta.detach().requires_grad_(needs_theta)
         wide = theta.to(torch.promote_types(like.dtype, torch.float32))
@@ -157,4 +173,4 @@ class _Backward(Function):
 
     @staticmethod
     def backward(ctx: Any, *d_gradients: Tensor | None) -> Any:
-        raise RuntimeError("stn_triton's kernels have no second derivatives yet")
+        raise RuntimeError(NO_SECOND_DERIVATIVES)

@@ -68,7 +68,7 @@ PADDING_RULES = {
 
 INTERPRETED = type(warp_forward).__name__ == "InterpretedFunction"  # TRITON_INTERPRET=1 at import
 FINISH = (1, 32768) if INTERPRETED else (8, 1024)  # steps of a program that rounds sums, and elements of each
-MAX_PLANS = 4096  # kept for each kernel, a few kilobytes each
+MAX_PLANS = 4096  # kept per kernel, a few kilobytes each
 MAX_FLOAT32_AXIS = 2**22  # pixels, up to which `kernels.coordinates.round_half_even` holds in float32
 
 
@@ -84,9 +84,10 @@ class Plan(NamedTuple):
 
 
 class PlanCache:
-    """A function of a warp and its layouts, whose plans are kept; those of a transform without settings as long as it.
+    """Caches the plans that a function makes for a warp and its layouts.
 
-    So no plan keeps a transform alive, nor what it holds on a device.
+    Plans of a transform without `settings` are dropped together with it, so that no plan keeps a transform, or its
+    memory on a device, alive.
     """
 
     def __init__(self, plan: Callable[..., Plan]) -> None:
@@ -107,13 +108,13 @@ class PlanCache:
         return plans.get(key, lambda: self._plan(spec, *args))
 
     def cache_clear(self) -> None:
-        """Has every launch planned anew."""
+        """Forgets all plans."""
         self._by_settings: BoundedCache[Plan] = BoundedCache(MAX_PLANS)
         self._by_transform: WeakKeyDictionary[Transform, BoundedCache[Plan]] = WeakKeyDictionary()
 
     @property
     def misses(self) -> int:
-        """How many plans were made."""
+        """The number of plans made so far."""
         return sum(plans.misses for plans in (self._by_settings, *self._by_transform.values()))
 
 
@@ -292,7 +293,7 @@ def _few_programs(config: LaunchConfig) -> LaunchConfig:
 def _options(config: LaunchConfig) -> dict[str, Any]:
     """Triton's compile options."""
     threads = config.tile_h * config.tile_w * config.lanes_c
-    if threads > MAX_THREADS and not INTERPRETED:  # the interpreter has none, and runs any block at once
+    if threads > MAX_THREADS and not INTERPRETED:  # the interpreter has no threads and takes blocks of any size
         raise ValueError(f"config: expected at most {MAX_THREADS:,} threads a program, got {threads:,} from {config}")
     # Contraction is written out by hand (tl.fma): left to the compiler, the kernels could round coordinates apart.
     return {"num_warps": max(1, threads // lanes_per_warp()), "num_stages": 1, "enable_fp_fusion": False}
@@ -345,9 +346,10 @@ def _mask_span(spec: WarpSpec) -> int:
 
 
 def _index(**tensors: TensorLayout | int) -> Any:
-    """Dtype of offsets inside a sample, of all tensors that a kernel offsets by it, each given with its largest.
+    """Chooses the dtype of offsets within a sample.
 
-    Others have offsets of 64 bits always.
+    Give it every tensor that the kernel indexes with it, or that one's largest offset, by the kernel's name for it; all
+    other pointers use 64 bits.
     """
     spans = (tensor if isinstance(tensor, int) else tensor.span for tensor in tensors.values())
     return tl.int64 if max(spans) >= 2**31 else tl.int32

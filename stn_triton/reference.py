@@ -20,35 +20,37 @@ Non-finite source coordinates read nothing out of bounds:
 padding       ``transform_sample``        ``grid_sample`` (as PyTorch on CUDA)     gradients there
 ============  ==========================  =======================================  ==================
 zeros, fill   0, the fill                 0, the fill                              0
-border        0                           NaN: pixel 0; -inf: pixel 0;             NaN: 0; inf: to the
-                                          inf: last pixel                          image only, as border
+border        0                           NaN: pixel 0; -inf: pixel 0;             NaN: 0; inf: as of a
+                                          inf: last pixel                          point beyond the edge
 reflection    0                           pixel 0                                  0
 ============  ==========================  =======================================  ==================
 
-0 times what is not finite is NaN. So pixels, fills and gradients that are not finite count where they are read, even by
-a weight of 0, and leave no trace where they are not (d_grid stands for d_theta, too). PyTorch's CUDA kernel makes the
-same choices where it has the case, but for one: it adds to d_image also at taps whose weight is 0. So do PyTorch's CPU
-kernel, and the package's CPU path with it.
+Since 0 * inf is NaN, a pixel, fill or gradient that is not finite propagates only where it is read, even with weight 0
+(d_grid stands for d_theta, too). PyTorch's CUDA kernel makes the same choices where it has the case, but for one: it
+adds to d_image also at taps whose weight is 0.
 
 =================================  ===========================================================================
-not finite                         makes not finite
+value that is not finite           what becomes not finite
 =================================  ===========================================================================
 a pixel of the image               out and d_grid where it is a tap, that of weight 0 included
 d_out, a tap inside the image      d_image there, if its weight is not 0, and d_grid
 d_out, no tap inside the image     nothing under bilinear; d_grid under bicubic, whose taps outside are zeros that
                                    count
-d_out, beyond an edge of border    d_image of the edge pixel, and d_grid: the slope there is 0, and 0 times d_out NaN
-or reflection
+d_out, where padding clips         d_image of the edge pixel, and d_grid: the slope there is 0, and 0 times d_out NaN
+(border, reflection)
 d_out, nearest                     d_image of the pixel alone
-d_out, point not finite            nothing, under every sampler and padding
+d_out, point of no place           nothing, under every sampler and padding: the first table's points, but for an
+                                   infinite one of ``grid_sample`` under border
 fill                               out where coverage is not 1; its own gradient there is 0
 d_out, fill                        d_fill where coverage is not 1
 d_mask                             d_grid where some taps lie inside the image and others do not, under zeros and
                                    fill; elsewhere the mask is constant
 =================================  ===========================================================================
 
-Sums in whole numbers (``deterministic``, where the image gradient is scattered) are the exception: there one d_out that
-is not finite makes d_image NaN for its whole channel of that image, read or not.
+The package departs from the table in four cases. A scatter in whole numbers (``deterministic``) makes d_image NaN for
+the whole channel of an image if one d_out in it is not finite. The CPU path adds d_out to d_image also at taps of
+weight 0, as PyTorch's CPU kernel does; it gives an infinite coordinate of ``grid_sample`` a gradient of 0; and it reads
+an image there by bicubic under reflection with taps beside pixel 0, of weight 0.
 """
 
 from __future__ import annotations
@@ -128,8 +130,8 @@ def taps(t: Array, n: int, mode: str, padding_mode: str, align_corners: bool) ->
 
     nearest: eq. 4, ties to even. bilinear: max(0, 1 - |t - j|) at floor(t) and floor(t) + 1, eq. 5, so the derivative
     at an integer is U[j+1] - U[j] as in PyTorch (the paper's eq. 7 leaves 0 there). Both of the padded coordinate.
-    bicubic, as PyTorch: four taps around the coordinate itself, each padded by itself, without padding's slope; of one
-    that is not finite, where padding sends it.
+    bicubic, as PyTorch: four taps around the coordinate itself, each padded by itself, without padding's slope. A
+    coordinate that is not finite uses the single pixel to which padding sends it.
     """
     padded, slope, _ = pad(t, n, padding_mode, align_corners)
     if mode == "nearest":
@@ -150,7 +152,7 @@ def _corners(
 ) -> Iterator[tuple[Any, ...]]:
     """Products of the taps of both axes: (i, j, whether inside the image, weight and its derivatives in the grid).
 
-    Outside the image (i, j) is (0, 0), which is not to be read.
+    Outside the image (i, j) is set to (0, 0) and must not be read.
     """
     H, W = shape[-2:]
     taps_u, taps_v = (
@@ -182,8 +184,8 @@ def _known(grid: Array, shape: tuple[int, ...], padding_mode: str, align_corners
 
 
 # --- an explicit grid ---------------------------------------------------------------------------------
-# Padding by a fill, of shape (), (C,) or (N, C), is padding by zeros, and a colour where coverage lacks something to 1:
-# V = sum over taps of U k(u - j) k(v - i) + fill (1 - coverage). A colour that is not finite is a mark: no gradient.
+# Padding by a fill, of shape (), (C,) or (N, C), is padding by zeros plus fill * (1 - coverage):
+# V = sum over taps of U k(u - j) k(v - i) + fill (1 - coverage). A fill that is not finite is a marker: no gradient.
 
 
 def _filled(fill: ArrayLike, shape: tuple[int, ...]) -> Array:
@@ -192,7 +194,7 @@ def _filled(fill: ArrayLike, shape: tuple[int, ...]) -> Array:
 
 
 def _read(image: Array, i: Array, j: Array, inside: Array) -> Array:
-    """What a tap reads, (N, C, h, w): 0 outside the image."""
+    """The pixels at (i, j), (N, C, h, w); 0 outside the image."""
     n = np.arange(image.shape[0])[:, None, None]
     return np.where(inside[:, None], np.moveaxis(image[n, :, i, j], -1, 1), 0.0)
 
@@ -245,7 +247,7 @@ def grid_sample_backward(
         place: Any = np.index_exp[n, :, i[reads], j[reads]]
         np.add.at(d_image, place, weight[reads][:, None] * d_out[n, :, k, l])
         dot = (d_out * _read(image, i, j, inside)).sum(1)
-        counts = known & (inside | (mode == "bicubic"))  # whose zeros outside count
+        counts = known & (inside | (mode == "bicubic"))  # bicubic counts zeros outside
         dot = np.where(counts, dot, 0.0)
         if mode != "nearest":
             d_grid[..., 0] += dot * weight_du
@@ -262,7 +264,7 @@ def grid_sample_backward(
 def fill_backward(
     d_out: ArrayLike, fill: ArrayLike, grid: ArrayLike, image_size: tuple[int, int], *options: Any
 ) -> Array:
-    """d_fill (N, C), whatever fill's own shape: d_out times what coverage lacks to 1; 0 of one that is not finite."""
+    """d_fill (N, C) = sum of d_out (1 - coverage), whatever fill's shape; 0 for a fill that is not finite."""
     d_out = np.asarray(d_out, np.float64)
     cover = coverage(grid, image_size, *options)
     d_fill = np.where(cover == 1, 0.0, d_out * (1 - cover)).sum((2, 3))
@@ -297,10 +299,7 @@ def coverage_backward(
     *,
     magnitude: bool = False,
 ) -> Array:
-    """d_grid of `coverage`, which is constant where all taps lie inside the image, and where none does.
-
-    So it is everywhere under border and reflection.
-    """
+    """d_grid of `coverage`: 0 where all taps are inside, where none is, and everywhere under border and reflection."""
     d_mask, grid = np.asarray(d_mask, np.float64), np.asarray(grid, np.float64)
     if padding_mode not in ("zeros", "fill"):
         return np.zeros(grid.shape)
@@ -311,7 +310,7 @@ def coverage_backward(
 
 
 def _any_and_all_inside(grid: Array, shape: tuple[int, ...], *options: Any) -> tuple[Any, Any]:
-    """Where any of a point's taps lies inside the image, and where all do."""
+    """Returns where any tap of a point is inside the image, and where all are."""
     inside = [inside for _, _, inside, _, _, _ in _corners(grid, shape, *options)]
     return np.logical_or.reduce(inside), np.logical_and.reduce(inside)
 

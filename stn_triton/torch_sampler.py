@@ -12,12 +12,12 @@ from math import prod
 import torch
 from torch import Tensor
 
-from .tracing import are_gradients_in_memory, is_plain
+from .tracing import is_plain, is_transforming
 
 # torch's own numbering
 MODES = {"bilinear": 0, "nearest": 1, "bicubic": 2}
 PADDING_MODES = {"zeros": 0, "border": 1, "reflection": 2}
-#: Of an axis, counted from the nearest pixel (nearest) or the one below.
+#: Offsets of the first and the last tap from the nearest pixel (nearest), else from the pixel below.
 FIRST_AND_LAST_TAP = {"nearest": (0, 0), "bilinear": (0, 1), "bicubic": (-1, 2)}
 #: Target pixels from which torch's sampler gives a thread as little as one sample (its grain, in torch 2.13).
 ONE_SAMPLE_PER_THREAD = 8192
@@ -36,6 +36,7 @@ def bound(dtype: torch.dtype) -> float:
 def sample(image: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool) -> Tensor:
     """`torch.nn.functional.grid_sample` (N, C, h, w) of one dtype, by the table in `stn_triton.reference`."""
     if is_bounded(grid):
+        grid = torch.ops.aten.alias(grid) if grid.requires_grad else grid  # it may be the user's own
         return sample_bounded(image, grid, mode, padding_mode, align_corners)
     far = bound(grid.dtype)
     first = torch.tensor(  # pixel 0
@@ -48,17 +49,16 @@ def sample(image: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corn
     pixels = [u * (n - 1 if align_corners else n) for u, n in zip(grid.unbind(-1), image.shape[:1:-1], strict=True)]
     x_known, y_known = (~t.isnan() if padding_mode == "border" else t.isfinite() for t in pixels)
     known = x_known & y_known
-    clean = with_gradient_where(clean, lambda points: known)  # pixel 0, which the others read, may not be finite
+    clean = with_gradient_where(clean, lambda points: known)  # unknown points read pixel 0, which may not be finite
     out = sample_bounded(image, clean, mode, padding_mode, align_corners)
     return torch.where(known[:, None], out, 0 if padding_mode == "zeros" else out.detach())
 
 
 def sample_bounded(image: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool) -> Tensor:
-    """`sample` of a grid within its `bound`."""
+    """`sample` of a grid within its `bound`, which gets a hook."""
     if mode == "bilinear" and padding_mode == "zeros":
-        # Where no tap lies inside the image, torch's CPU sampler multiplies d_out by 0, and makes NaN of what is not
-        # finite.
-        pixels = image.shape[2:]  # not the image, which the hook would keep alive
+        # torch's CPU sampler multiplies d_out by 0 where no tap is inside, so that an infinite d_out gives NaN.
+        pixels = image.shape[2:]  # the hook must not keep the image alive
         grid = with_gradient_where(grid, lambda points: taps_inside(points, pixels, mode, align_corners)[0])
     options = MODES[mode], PADDING_MODES[padding_mode], align_corners
     shares, by_rows = _shares(image, grid)
@@ -77,14 +77,19 @@ def sample_bounded(image: Tensor, grid: Tensor, mode: str, padding_mode: str, al
 
 
 def with_gradient_where(grid: Tensor, counts: Callable[[Tensor], Tensor]) -> Tensor:
-    """The grid, through which a gradient that is not finite gets only at the points that ``counts`` says, (N, h, w)."""
-    if not (torch.is_grad_enabled() and grid.requires_grad and is_plain(grid)):
+    """Drops what is not finite in the grid's gradient, except at the points (N, h, w) for which ``counts`` is true.
+
+    The grid gets a hook; within a trace or a transform a new one is returned.
+    """
+    if not torch.is_grad_enabled() or not (grid.requires_grad or is_transforming()):
         return grid
-    points, grid = grid.detach(), torch.ops.aten.alias(grid)  # the user's own gets no hook
+    if not is_plain(grid):  # which allows no hook
+        return torch.where(counts(grid.detach())[..., None], grid, grid.detach())
+    points = grid.detach()
 
     def let_through(d_grid: Tensor | None) -> Tensor | None:
-        if d_grid is None or is_bounded_gradient(d_grid):
-            return d_grid
+        if d_grid is None or is_bounded(d_grid):
+            return None
         return torch.where(counts(points)[..., None], d_grid, 0)
 
     grid.register_hook(let_through)
@@ -92,7 +97,7 @@ def with_gradient_where(grid: Tensor, counts: Callable[[Tensor], Tensor]) -> Ten
 
 
 def taps_inside(grid: Tensor, in_size: Sequence[int], mode: str, align_corners: bool) -> tuple[Tensor, Tensor]:
-    """Whether any of a point's taps lies inside the image, and whether all do, without padding; (N, h, w) each."""
+    """Whether any, and whether all, of a point's taps are inside the image, ignoring padding; (N, h, w) each."""
     first, last = FIRST_AND_LAST_TAP[mode]
     any_inside, all_inside = [], []
     for u, n in zip(grid.unbind(-1), in_size[::-1], strict=True):
@@ -111,11 +116,6 @@ def is_bounded(values: Tensor) -> bool:
         flat = values.detach().view(-1)
         return float(torch.dot(flat, flat)) < 0.5 * bound(values.dtype) ** 2
     return largest_magnitude(values) < bound(values.dtype)
-
-
-def is_bounded_gradient(gradient: Tensor) -> bool:
-    """`is_bounded` of what autograd passes back, perhaps many at a time."""
-    return are_gradients_in_memory(gradient) and is_bounded(gradient)
 
 
 def largest_magnitude(values: Tensor) -> float:

@@ -102,7 +102,7 @@ def torch_path(monkeypatch) -> Path:
 
 @pytest.fixture
 def launches(monkeypatch):
-    """The kernels that ran."""
+    """Records the kernels that are launched."""
     kernels, real = [], launch._launch
     monkeypatch.setattr(
         launch, "_launch", lambda kernel, *args, **kw: kernels.append(kernel) or real(kernel, *args, **kw)

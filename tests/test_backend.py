@@ -1,4 +1,4 @@
-"""Which way calls go: the choice of a user, and what stands in where Triton cannot compile."""
+"""The user's choice between kernels and torch operations, and the fallback where Triton cannot compile."""
 
 import threading
 import warnings
@@ -18,7 +18,7 @@ def warp(kernel_path):
 
 @pytest.fixture
 def probe(monkeypatch):
-    """Sets what the small kernel does that shows whether Triton compiles; what it showed before is forgotten."""
+    """Replaces the probe kernel by one that raises ``error``, and clears what was found before."""
 
     class Probe:
         def __init__(self, error):
@@ -116,9 +116,22 @@ def test_triton_that_cannot_compile(warp, launches, probe, error):
     (warning,) = caught
     assert warning.filename == __file__
     message = str(warning.message)
-    assert message.startswith(f"stn_triton uses torch operations on {expected.device.type}: Triton cannot compile (")
+    assert message.startswith(f"stn_triton uses torch operations on {expected.device.type}: Triton cannot compile or ")
     assert str(error).partition("\n")[0] in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("capturing", [False, True])
+def test_a_failure_that_passes(warp, launches, probe, monkeypatch, capturing):
+    """Memory that is missing for a moment, or a CUDA graph being captured, does not decide for the whole process."""
+    probe(RuntimeError("stream is capturing") if capturing else torch.OutOfMemoryError())
+    if capturing:
+        monkeypatch.setattr(backend, "_is_capturing", lambda device: True)
+    with pytest.raises(RuntimeError):
+        warp()
+    probe(None)
+    warp()
+    assert launches
 
 
 def test_triton_that_compiles_is_asked_once(warp, launches, probe):
@@ -151,6 +164,7 @@ def test_the_environment_chooses():
             print(error)
     """
     assert run(code, STN_TRITON_BACKEND="torch").split() == ["torch", "False"]
+    assert run(code, STN_TRITON_BACKEND="").split()[0] == "auto"
     assert "backend: expected a device where the kernels run" in run(code, STN_TRITON_BACKEND="triton")
     with pytest.raises(
         AssertionError, match="STN_TRITON_BACKEND: expected one of 'auto', 'torch', 'triton', got 'cuda'"

@@ -1,4 +1,4 @@
-"""What is kept from call to call: bounded, and nothing of a user's."""
+"""Caches are bounded and keep none of the user's objects alive."""
 
 import gc
 import weakref
@@ -29,6 +29,12 @@ def test_the_values_used_last_are_kept():
     assert list(cache._values) == ["f"]
 
 
+def test_a_value_may_need_another_of_the_same_cache():
+    cache = BoundedCache(3)
+    assert cache.get("a", lambda: cache.get("b", lambda: 1) + 1) == 2
+    assert list(cache._values) == ["b", "a"]
+
+
 def test_a_value_that_grows_counts_as_what_it_is():
     cache, values = BoundedCache(10, 10, len), [[0], [0]]
     for key, value in enumerate(values):
@@ -39,7 +45,7 @@ def test_a_value_that_grows_counts_as_what_it_is():
 
 
 def test_splines_of_control_points_that_are_not_used_again_go(path, monkeypatch):
-    """With the systems that they solved, which lie on the image's device."""
+    """The systems that they solved, on the image's device, go with them."""
     splines, init = [], ThinPlateSpline.__init__
 
     def watched(self, *args):
@@ -56,13 +62,15 @@ def test_splines_of_control_points_that_are_not_used_again_go(path, monkeypatch)
 
 
 def test_splines_are_kept_by_their_bytes(monkeypatch):
-    """Not as many as there may be, if their systems are large."""
+    """Fewer splines are kept than there may be if their systems are large."""
     monkeypatch.setattr(functional._splines, "max_bytes", 10 * 8 * 23 * 20)
     functional._splines.clear()
     image, theta = torch.rand(1, 1, 4, 4), torch.zeros(1, 20, 2)
     for seed in range(15):
         tps_sample(image, theta, control_points=np.random.default_rng(seed).uniform(-1, 1, (20, 2)))
-    assert sum(map(ThinPlateSpline.bytes_of_systems, functional._splines._values.values())) <= 10 * 8 * 23 * 20 * 1.2
+    with_points = 8 * 20 * (23 + 2)  # a system, and its control points
+    assert len(functional._splines._values) == 10 * 8 * 23 * 20 // with_points
+    assert functional._splines._bytes() == len(functional._splines._values) * with_points
 
 
 @pytest.mark.parametrize("make", [

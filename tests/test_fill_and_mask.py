@@ -41,6 +41,19 @@ def test_the_fill_has_a_gradient(path, mode, shape):
     torch.testing.assert_close(theta.grad.cpu(), torch.tensor(d_theta))
 
 
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_a_fill_that_trains_leaves_the_gradient_of_theta_alone(path, align_corners):
+    """At the outermost pixels of an identity coverage is 1 and has a derivative all the same."""
+    image, _ = draw(path)
+    d_out, gradients = torch.randn(2, 3, 6, 7, dtype=torch.float64, device=path.device), []
+    for trains in (False, True):
+        theta = torch.eye(2, 3, dtype=torch.float64, device=path.device).repeat(2, 1, 1).requires_grad_()
+        fill = torch.tensor([1.5, -0.5, 2.0], dtype=torch.float64, device=path.device, requires_grad=trains)
+        out = affine_sample(image, theta, padding_mode="fill", fill=fill, align_corners=align_corners)
+        gradients.append(torch.autograd.grad(out, theta, d_out)[0])
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=dtype_id)
 def test_the_gradient_of_a_fill_is_summed_in_float32(path, dtype):
     image, theta = draw(path, dtype)
@@ -165,7 +178,7 @@ def test_where_there_is_no_point_there_is_the_fill(path, transform):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("padding_mode", ["border", "reflection"])
 def test_where_there_is_no_point_the_mask_is_0(path, padding_mode, mode):
-    """Behind the camera, and of a theta that is no number: padding, which covers all else, finds no pixel for them."""
+    """Points behind the camera, or from a NaN theta, have mask 0 under every padding."""
     theta = torch.eye(3, dtype=torch.float64, device=path.device).repeat(2, 1, 1)
     theta[0, 2, 0] = -2  # the last two columns lie behind
     theta[1, 1, 1] = float("nan")

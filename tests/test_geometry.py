@@ -110,7 +110,7 @@ def through_a_pose(theta):
     return geometry.from_pose(geometry.to_pose(theta))
 
 
-CLOSED_FORMS = {  # with a sample of which they have a value, and some of which they have none
+CLOSED_FORMS = {  # formula, a regular sample, singular samples
     "inverse of affine": (geometry.invert, THETA, FLAT),
     "inverse of eight": (geometry.invert, MATRIX_3.flatten()[:8], (torch.zeros(8), torch.ones(8))),
     "inverse of a matrix": (geometry.invert, MATRIX_3, FLAT_3),
@@ -124,7 +124,7 @@ CLOSED_FORMS = {  # with a sample of which they have a value, and some of which 
 
 @pytest.mark.parametrize("name", CLOSED_FORMS)
 def test_a_sample_without_a_value_reads_nothing_and_gets_no_gradient(path, name):
-    """Neither do others: a network's weights add up the gradients of a batch."""
+    """A singular sample must not disturb the others: a network sums their gradients."""
     function, good, bad = CLOSED_FORMS[name]
     image = torch.rand(1, 1, 5, 6, device=path.device)
 
@@ -148,13 +148,13 @@ def numbers_of_a_pose(theta):
 
 
 def inverse_of_any_scale(matrix):
-    """As homographies are: of H and of a multiple the same."""
+    """Normalises away the homography's arbitrary scale."""
     inverse = geometry.invert(matrix)
     return inverse / inverse.detach().abs().amax((1, 2), keepdim=True)
 
 
 @pytest.mark.parametrize(
-    ("function", "good", "squeezed", "least"),
+    ("function", "good", "vanishing", "smallest_factor"),
     [
         (geometry.invert, THETA, [[1, 1, 1], [0, 0, 0]], 1e-15),
         (geometry.invert, THETA, [[0, 1, 0], [0, 1, 0]], 1e-15),
@@ -173,16 +173,16 @@ def inverse_of_any_scale(matrix):
         (numbers_of_a_pose, torch.tensor([[1e-12, 100, 0], [0, 1, 0]]), [[0, 0, 0], [0, 1, 0]], 1e-7),
     ],
 )
-def test_no_gradient_where_derivatives_leave_the_range_of_the_type(function, good, squeezed, least):
-    """Values stay, and gradients from some factor on."""
+def test_no_gradient_where_derivatives_leave_the_range_of_the_type(function, good, vanishing, smallest_factor):
+    """The entries marked 1 vanish by ever smaller factors: values stay right; gradients do down to a smallest one."""
     factors = torch.logspace(0, -44, 45, dtype=torch.float64)
-    theta = good * torch.where(torch.tensor(squeezed) == 1, factors[:, None, None], 1)
+    theta = good * torch.where(torch.tensor(vanishing) == 1, factors[:, None, None], 1)
     theta = theta.float().requires_grad_()
     exact = theta.detach().double().requires_grad_()
     value, truth = function(theta), function(exact)
     (d_theta,), (d_exact,) = (torch.autograd.grad(x.sum(), t) for x, t in ((value, theta), (truth, exact)))
     assert d_theta.isfinite().all()
-    for ours, true, smallest in ((value.detach(), truth.detach(), 1e-18), (d_theta, d_exact, least)):
+    for ours, true, smallest in ((value.detach(), truth.detach(), 1e-18), (d_theta, d_exact, smallest_factor)):
         held = factors > 0.9 * smallest
         ours, true = (each[held].flatten(1).double() for each in (ours, true))
         scale = true.abs().amax(1, keepdim=True)
@@ -236,7 +236,7 @@ def test_function_transforms_and_a_whole_graph_of_singular_samples(name):
 
 
 def test_nothing_is_waited_for():
-    """On meta there are no numbers that could be asked for."""
+    """The meta device has no values, so that any synchronisation would fail."""
     for function, good, _ in CLOSED_FORMS.values():
         assert function(good.to("meta")).is_meta
     assert geometry.compose(THETA.to("meta"), MATRIX_3.to("meta")).is_meta

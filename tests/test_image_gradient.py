@@ -203,16 +203,15 @@ ON_AN_EDGE = [
 ]  # fmt: skip
 
 
-# Thetas, row by row, with a target pixel that boxes with a slack of up to 1.6 ulp miss, by search, which found none for
-# more: two where products and sums are rounded apart, as in Triton's interpreter before 3.9, two where they are fused.
+# Thetas, row by row, found by search: each has a target pixel that a slack of up to 1.6 ulp misses; no theta was found
+# that needs more. Two are of unfused arithmetic, as in Triton's interpreter before 3.9, two of fused.
 NEED_SLACK = [
     (16.570875, 0.032475673, 10.054469, -0.00020627458, -3.37513e-07, -1.0001377),
     (-1.9053575, 0.014172834, 0.2766316, 0.0003343033, -2.3692583e-06, -1.000224),
     (-4.3492827, 0.0019972536, 1.9012973, 0.0018089897, -7.719432e-07, -1.0012068),
     (0.047334585, 0.0050365613, -0.9673242, -6.7414176e-06, -2.8042743e-07, -1.0000046),
 ]
-# A slack in ulp, and thetas with a target pixel that boxes with all of it have, but not boxes without its part in x, in
-# y, in u or in v, in that order; by search, of affine maps where products and sums are rounded apart.
+# (slack in ulp, maps), found by search with unfused arithmetic: each map needs the slack's term in x, y, u, v, in turn.
 SLACK_BY_PARTS = {
     "affine": (0.5, [
         (-2678.982, -2.28159, -2544.0496, 2.2566047, -2678.982, 1743.5068),
@@ -257,7 +256,7 @@ def test_boxes_are_wide_enough_for_roundings(kernel_path, monkeypatch, left, map
 
 @pytest.mark.parametrize("transform", SLACK_BY_PARTS)
 def test_every_part_of_a_slack_counts(kernel_path, monkeypatch, left, transform):
-    """With as little as these maps need: with the package's own, other parts make up for one that is missing."""
+    """The slack is reduced to what these maps need, so that no other term covers for a missing one."""
     if not plan.INTERPRETED:
         pytest.skip("a compiled kernel keeps its slack")
     ulps, maps = SLACK_BY_PARTS[transform]

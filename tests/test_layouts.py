@@ -205,12 +205,12 @@ def test_too_many_programs_is_an_error(kernel_path):
         launch._launch(None, 2**31, torch.zeros(1), options={})
 
 
-#: Pointers that kernels offset by 64 bits always: a stride or a program's number that is an int64 is a factor of it.
+#: Pointers whose offsets always have 64 bits: an int64 stride or program number is a factor of each.
 ALWAYS_64_BITS = {"fill", "peaks", "scattered", "d_theta"}
 
 
 def test_every_pointer_takes_part_in_the_choice_of_offsets(kernel_path, monkeypatch):
-    """By the kernels' own parameters: a tensor that one indexes by INDEX is known to the rule that chooses it."""
+    """Every tensor that a kernel is given is passed to `plan._index`, unless its offsets always have 64 bits."""
     chosen, launched, choose, run = [], {}, plan._index, launch._launch
 
     def index(**tensors):
@@ -243,7 +243,7 @@ def test_every_pointer_takes_part_in_the_choice_of_offsets(kernel_path, monkeypa
 
 @pytest.mark.parametrize("side", [46_340, 46_341])
 def test_a_large_mask_takes_64_bit_offsets(kernel_path, side):
-    """Beside a d_out that was expanded, and an output without channels, which have no offsets at all."""
+    """An expanded d_out and an output without channels need no offsets; the mask does."""
     spec = WarpSpec(TRANSFORMS["affine"], "bilinear", "zeros", False, (side, side), mask=True)
     image, theta = torch.rand(1, 1, 4, 4), torch.eye(2, 3)[None]
     d_out = TensorLayout(torch.Size((1, 1, side, side)), (0, 0, 0, 0), torch.float32, True)

@@ -84,7 +84,7 @@ def test_gradient_flows_into_a_network_below():
 @pytest.mark.parametrize("network", [FullyConnectedLocalisation, ConvolutionalLocalisation])
 @pytest.mark.parametrize("shape", [(3, 2, 24, 20), (3, 2, 10, 12), (3, 1, 12, 10), (2, 12, 10), (12, 10)], ids=str)
 def test_a_localisation_of_maps_of_another_shape(network, shape):
-    """Also where there are as many numbers, or pooling makes as many of them."""
+    """Shapes with a matching number of features, before or after pooling, are refused, too."""
     localisation = network((2, 12, 10))
     got = ", ".join(map(str, shape))
     with pytest.raises(ValueError, match=rf"image: expected shape \(N, 2, 12, 10\), as in_shape .*, got \({got}\)"):

@@ -1,4 +1,4 @@
-"""What is not finite, in image, theta, fill and gradients: it leaves a trace where it is read, and nowhere else."""
+"""Values that are not finite, in image, theta, fill and gradients, propagate where they are read, and nowhere else."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import torch
 from cases import MODES, PADDING_MODES
 from conftest import Path
 from tolerance import to_numpy
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from stn_triton import TRANSFORMS, affine_sample, grid_sample, piecewise_affine_sample, reference, transform_sample
 
 NOT_FINITE = (float("nan"), float("inf"), float("-inf"))
+KINDS = tuple(TRANSFORMS)
 #: A spline costs the interpreter a second.
-KINDS = ("affine", "attention", "homography", "projective", "piecewise_affine", "flow", "dense")
+INTERPRETED = tuple(kind for kind in KINDS if kind != "tps")
 
 
 class Warp(NamedTuple):
@@ -81,7 +83,7 @@ def results(warp: Warp, device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def truth(warp: Warp) -> dict[str, np.ndarray]:
-    """By the reference, whose table this is."""
+    """The results that the reference gives."""
     size, in_size = warp.d_out.shape[2:], warp.image.shape[2:]
     if warp.kind == "dense":
         grid, finite = warp.theta, np.ones(warp.d_out[:, 0].shape, bool)
@@ -121,7 +123,7 @@ def on_a_kink(warp: Warp) -> bool:
 
 
 def taps_of_weight_0(warp: Warp) -> np.ndarray:
-    """Pixels to which PyTorch's samplers add 0 times a d_out that is not finite: the second tap on an edge."""
+    """The pixels to which PyTorch's samplers add 0 times a d_out that is not finite: the second tap on an edge."""
     size, in_size = warp.d_out.shape[2:], warp.image.shape[2:]
     touched = np.zeros(warp.image.shape, bool)
     if warp.mode != "bilinear":
@@ -157,9 +159,9 @@ def assert_by_the_table(warp: Warp, path: Path) -> None:
 
 @pytest.mark.parametrize("block", range(4))
 def test_by_the_table(path, block):
-    """Random warps of which a part is not finite: what the reference's table says becomes so, nothing else."""
+    """In random warps with values that are not finite, exactly what the reference's table says becomes so."""
     for k in range(15 if path.name == "kernel" else 100):
-        warp = draw(np.random.default_rng([block, k]))
+        warp = draw(np.random.default_rng([block, k]), INTERPRETED if path.name == "kernel" else KINDS)
         if not on_a_kink(warp):
             assert_by_the_table(warp, path)
 
@@ -183,8 +185,34 @@ def test_a_gradient_that_nothing_reads_is_nothing(path, deterministic):
         torch.testing.assert_close(gradient, expected)
 
 
+def compiled(loss, theta):
+    leaf = theta.clone().requires_grad_()
+    return torch.autograd.grad(torch.compile(loss, fullgraph=True, backend="aot_eager")(leaf), leaf)[0]
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+@pytest.mark.parametrize("differentiate", [
+    lambda loss, theta: torch.func.grad(loss)(theta),
+    lambda loss, theta: torch.func.vmap(torch.func.grad(loss))(theta[None])[0],
+    lambda loss, theta: torch.func.grad(lambda thetas: torch.func.vmap(loss)(thetas).sum())(theta[None])[0],
+    compiled,
+    lambda loss, theta: make_fx(torch.func.grad(loss))(theta)(theta),
+], ids=["grad", "vmap of grad", "grad of vmap", "torch.compile", "make_fx"])  # fmt: skip
+def test_a_gradient_that_nothing_reads_is_nothing_in_a_trace(path, differentiate):
+    """Traces and transforms of `torch.func` give the gradient that the eager call gives."""
+    image, theta = (tensor.detach() for tensor in example(path))
+
+    def loss(theta):
+        return affine_sample(image, theta).sqrt().sum()
+
+    leaf = theta.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(leaf), leaf)
+    assert expected.isfinite().all()
+    torch.testing.assert_close(differentiate(loss, theta), expected)
+
+
 def test_the_mask_of_what_lies_outside_may_divide(path):
-    """As in a weighted mean: 0 / 0 outside is chosen away, its gradient is NaN."""
+    """0 / 0 outside is discarded by torch.where, but its gradient is NaN."""
     image, theta = example(path)
     out, mask = affine_sample(image, theta, return_mask=True)
     ratio = torch.where(mask > 0, out / mask, 0).square().sum()
@@ -195,7 +223,7 @@ def test_the_mask_of_what_lies_outside_may_divide(path):
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "border"])
 def test_a_tap_of_weight_0_gets_no_gradient(kernel_path, padding_mode):
-    """By the gather and by the scatter: under an identity a pixel alone gets what is its own."""
+    """Gathered or scattered, under an identity each pixel gets its own d_out alone."""
     image = torch.zeros(1, 1, 4, 4, device=kernel_path.device, requires_grad=True)
     d_out = torch.ones_like(image)
     d_out[..., 1, 2] = float("inf")
@@ -206,7 +234,7 @@ def test_a_tap_of_weight_0_gets_no_gradient(kernel_path, padding_mode):
 
 @pytest.mark.parametrize(("row", "column", "vertices"), [(1, 2, [0, 1, 5]), (2, 1, [0, 4, 5])], ids=["upper", "lower"])
 def test_of_a_cell_three_vertices_are_read(path, row, column, vertices):
-    """The fourth gets nothing of what is not finite."""
+    """The cell's fourth vertex gets nothing of a gradient that is not finite."""
     image = torch.rand(1, 1, 9, 9, device=path.device, dtype=torch.float64)
     theta = TRANSFORMS["piecewise_affine"].identity(dtype=torch.float64, device=path.device)[None].requires_grad_()
     out = piecewise_affine_sample(image, 0.97 * theta)
@@ -218,7 +246,7 @@ def test_of_a_cell_three_vertices_are_read(path, row, column, vertices):
 
 
 def test_a_fill_that_is_not_seen_gets_nothing(path):
-    """Whatever d_out is; where it is seen it gets what is not finite."""
+    """An infinite d_out reaches the fill only where the fill is seen."""
     image, _ = example(path)
     fill = torch.zeros(3, device=path.device, requires_grad=True)
     for zoom, expected in ((0.5, 0.0), (2.0, float("inf"))):
@@ -230,7 +258,7 @@ def test_a_fill_that_is_not_seen_gets_nothing(path):
 
 @pytest.mark.parametrize(("far", "pixel"), [(float("inf"), -1), (float("-inf"), 0), (1e12, -1), (-1e12, 0)])
 def test_beyond_every_fraction_bicubic_reads_one_pixel(path, far, pixel):
-    """All of its taps go to the edge: the pixel beside it may be NaN."""
+    """All of its taps go to the edge pixel: the one beside it may be NaN."""
     image = torch.rand(1, 1, 3, 6, device=path.device)
     image[..., [1, -2]] = float("nan")
     grid = torch.tensor([[[[far, 0.0]]]], device=path.device)

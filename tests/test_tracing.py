@@ -1,8 +1,10 @@
-"""Traces, transforms of `torch.func`, gradients that come many at a time, inference mode: around the kernels, too."""
+"""Traces, transforms of `torch.func`, gradients many at a time and inference mode work with the kernels, too."""
 
 import pytest
 import torch
+from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from stn_triton import (
@@ -10,6 +12,7 @@ from stn_triton import (
     FreeThinPlateSpline,
     affine_sample,
     geometry,
+    ops,
     plan,
     transform_sample,
     use_backend,
@@ -36,21 +39,56 @@ def theta():
     return (torch.eye(2, 3) + 0.2 * noise).to(DEVICE)
 
 
+@pytest.mark.parametrize("fill", [None, 0.3])
 @pytest.mark.parametrize("trace", [
     lambda warp, *tensors: make_fx(warp)(*tensors),
     lambda warp, *tensors: make_fx(warp, tracing_mode="fake")(*tensors),
     lambda warp, *tensors: torch.jit.trace(warp, tensors),
     lambda warp, *tensors: torch.compile(warp, fullgraph=True, backend="eager"),
 ], ids=["make_fx", "make_fx of fake tensors", "torch.jit.trace", "torch.compile"])  # fmt: skip
-def test_a_trace_computes(path, image, theta, trace):
-    """What it is given later, not what it saw; nor memory that nobody wrote."""
+def test_a_trace_computes(path, image, theta, trace, fill):
+    """A trace computes from what it is given later; it keeps no value, and gives no memory that nobody wrote."""
+    options = {} if fill is None else {"padding_mode": "fill", "fill": fill}
 
     def warp(image, theta):
-        return affine_sample(image, theta, (4, 4))
+        return affine_sample(image, theta, (4, 4), **options)
 
     traced = trace(warp, image, theta)
     for factor in (0.5, float("nan")):
         torch.testing.assert_close(traced(image * 2, theta * factor), warp(image * 2, theta * factor))
+
+
+def warp_by_name(name, image):
+    """A warp of the image by the transform of a name, and a theta, (1, ...), that is none of its kinks."""
+    identity = TRANSFORMS[name].identity((4, 4), dtype=image.dtype, device=image.device)
+    noise = torch.rand(identity.shape, dtype=image.dtype, generator=torch.Generator().manual_seed(3))
+    return lambda theta: transform_sample(name, image, theta, (4, 4)), (0.8 * identity + 0.1 * noise.to(DEVICE))[None]
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_fake_tensors(path, image, name):
+    """They have shapes and no values, also after the transform has been used with others."""
+    warp, theta = warp_by_name(name, image[:1])
+    expected = warp(theta)
+    with FakeTensorMode(allow_non_fake_inputs=False):
+        fake = transform_sample(name, torch.rand(1, 3, 5, 6, dtype=image.dtype), torch.rand(theta.shape), (4, 4))
+    assert isinstance(fake, FakeTensor)
+    assert (fake.shape, fake.dtype) == (expected.shape, expected.dtype)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_a_subclass_that_dispatches_itself(path, image, name):
+    """The operations of the warp reach both tensors of a pair."""
+    warp, theta = warp_by_name(name, image[:1])
+    pair = warp(TwoTensor(theta, 1.1 * theta))
+    assert isinstance(pair, TwoTensor)
+    torch.testing.assert_close((pair.a, pair.b), (warp(theta), warp(1.1 * theta)))
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_functionalized(path, image, name):
+    warp, theta = warp_by_name(name, image[:1])
+    torch.testing.assert_close(torch.func.functionalize(warp)(theta), warp(theta))
 
 
 def test_transforms_of_torch_func(path, image, theta):
@@ -67,7 +105,7 @@ def test_transforms_of_torch_func(path, image, theta):
 
 @pytest.mark.parametrize("no_grad", [False, True])
 def test_a_transform_of_other_tensors_changes_nothing(path, image, theta, launches, no_grad):
-    """Gradients per sample of a network, whose augmentation is a warp of plain data: by the kernels."""
+    """Gradients per sample of a network whose augmentation warps plain data: the kernels do it."""
     weight, scales = torch.rand(4, 4, dtype=torch.float64, device=DEVICE), torch.rand(3, dtype=torch.float64)
 
     def loss(weight, scale):
@@ -82,7 +120,7 @@ def test_a_transform_of_other_tensors_changes_nothing(path, image, theta, launch
 
 
 def test_a_warp_that_trains_within_another_transform(path, image, theta):
-    """The graph of plain tensors goes on."""
+    """A warp of ordinary tensors inside a transform stays differentiable."""
     theta.requires_grad_()
 
     def loss(scale):
@@ -128,12 +166,52 @@ def test_gradients_many_at_a_time(path, name, padding_mode):
         torch.testing.assert_close(ours, expected)
 
 
-@pytest.mark.parametrize("name", ["affine", "tps"])
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_second_derivatives_many_at_a_time(path, image, name):
+    """A penalty on gradients that come many at a time is that on gradients one by one; the kernels have none."""
+    warp, theta = warp_by_name(name, image[:1])
+    _check_penalty(path, warp, theta)
+
+
+def test_second_derivatives_of_free_splines_many_at_a_time(path, image):
+    """Both factors of their product have a gradient."""
+    points = TRANSFORMS["tps"].identity(dtype=image.dtype, device=DEVICE)[::3]
+    theta = torch.cat([0.9 * points, points], -1)[None]
+    _check_penalty(path, lambda theta: transform_sample(FreeThinPlateSpline(6), image[:1], theta, (4, 4)), theta)
+
+
+def _check_penalty(path, warp, theta):
+    penalties = []
+    for at_once in (False, True):
+        leaf = theta.clone().requires_grad_()
+
+        def penalize(leaf=leaf, at_once=at_once):
+            each = torch.autograd.functional.jacobian(warp, leaf, vectorize=at_once, create_graph=True)
+            penalties.append(torch.autograd.grad(each.square().sum() + leaf.sum(), leaf)[0])
+
+        if path.name == "torch":
+            penalize()
+        else:
+            with pytest.raises(RuntimeError, match="no second derivatives"):
+                penalize()
+    if penalties:
+        torch.testing.assert_close(*penalties)
+
+
+def test_gradients_many_at_a_time_that_are_not_reproducible(kernel_path, image, theta, monkeypatch):
+    """Torch's sampler makes them: where it is not deterministic, and that is asked for, it is an error."""
+    monkeypatch.setattr(ops, "REPRODUCIBLE", ())
+    jacobian = torch.autograd.functional.jacobian
+    with pytest.raises(ValueError, match=r"deterministic: torch's own sampler.* is not reproducible on"):
+        jacobian(lambda image: affine_sample(image, theta, deterministic=True), image, vectorize=True)
+
+
+@pytest.mark.parametrize("name", ["affine", "tps", "dense"])
 def test_parameters_made_under_inference_mode(path, image, name):
-    """The image trains; so does a fill."""
+    """An image and a fill train beside them."""
     transform = TRANSFORMS[name]
     with torch.inference_mode():
-        frozen = 0.9 * transform.identity(dtype=image.dtype, device=DEVICE)[None]
+        frozen = 0.9 * transform.identity((5, 6), dtype=image.dtype, device=DEVICE)[None]
     fill = torch.rand(3, dtype=image.dtype, device=DEVICE)
     gradients = []
     for theta in (frozen, frozen.clone()):
@@ -167,7 +245,7 @@ def test_only_what_a_gradient_reads_is_saved(kernel_path, image, theta):
 
 
 def test_the_kernels_refuse_by_name(kernel_path, image, theta):
-    """What they cannot read, where they are required."""
+    """Where the kernels are required, tensors that they cannot read are an error."""
     with use_backend("triton"), pytest.raises(RuntimeError, match="backend: expected tensors in memory for 'triton'"):
         torch.func.grad(lambda theta: affine_sample(image, theta).sum())(theta)
 

@@ -68,7 +68,8 @@ def ask(
                 d_value = tl.load(d_out + c * (BLOCK_C * d_out_c) + at + column * d_out_w, mask=wanted, other=0.0)
                 for r in tl.static_range(LANE_ROWS):
                     total = tl.fma(weights[r][0], d_value.to(ACC), totals[c * LANE_ROWS + r])
-                    new += (tl.where(weights[r][1], total, totals[c * LANE_ROWS + r]),)  # others may not be finite
+                    # A pixel takes nothing from a candidate that does not read it: 0 * inf would be NaN.
+                    new += (tl.where(weights[r][1], total, totals[c * LANE_ROWS + r]),)
             totals = new
         y += 1
         at += d_out_h

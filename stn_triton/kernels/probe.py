@@ -1,4 +1,4 @@
-"""The smallest kernel: whether Triton can compile and launch anything here."""
+"""A minimal kernel that shows whether Triton can compile and launch here."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from .language import jit, tl
 
 @jit
 def probe(out):
-    """out[0] = 1. Launch grid: (1,)."""
+    """Stores 1 in out[0]. Launch grid: (1,)."""
     tl.store(out, 1)

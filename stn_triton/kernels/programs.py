@@ -34,7 +34,7 @@ def own_block(column_blocks, row_blocks, channel_blocks, SPLIT: constexpr):
 
 @jit
 def is_first(block):
-    """Whether a block is the first, as a mask: Triton 3.9's interpreter takes a scalar's comparison for an int32."""
+    """Whether this is block 0, as an int1 mask: Triton 3.9's interpreter makes a scalar comparison an int32."""
     return tl.where(block == 0, True, False)
 
 

@@ -5,12 +5,12 @@ from; for each tap ``(step, weight, d_weight, inside)``, the pixel first + step,
 whether there is such a pixel; then the slope of the padding rule, by which derivatives are multiplied, and whether t is
 a number. Where a tile lies wholly inside the image (``not MASKED``) there is no padding, and nothing is tested.
 
-The other way round, ``weight_at`` functions map coordinates t and one pixel to ``(weight, reads)``: k(t - pixel), and
-whether it is not 0. No tap lies farther than a sampler's radius from t.
+The ``weight_at`` functions serve the adjoint: they map coordinates t and one pixel to ``(weight, reads)``, the weight
+k(t - pixel) and whether it is nonzero. No tap lies farther than a sampler's radius from t.
 
-0 times what is not finite is NaN, so that no weight or value of 0 stands for "not read": taps outside the image are
-dropped by their ``inside``, and the image's gradient goes to no tap whose weight is 0. Bicubic alone multiplies
-d_out by the zeros that stand outside, as PyTorch's CUDA kernel does (the table in `stn_triton.reference`).
+Because 0 * inf is NaN, a zero weight never means "not read": taps outside the image are masked by ``inside``, and no
+image gradient goes to a tap of weight 0. Only bicubic multiplies d_out by zeros outside, as PyTorch's CUDA kernel does
+(see the table in `stn_triton.reference`).
 
 `taps_of` forms the products: ``(down, right, weight, weight_dx, weight_dy, inside)``, the pixel (i + down, j + right).
 They are computed once per pixel; `read`, `multiply` and `scatter` then visit them for every channel.
@@ -87,7 +87,7 @@ def bicubic(t, n, axis, PAD: constexpr, ALIGN_CORNERS: constexpr, MASKED: conste
     """Cubic convolution over four pixels (Keys, 1981) with A = -0.75, as in PyTorch.
 
     Weights are those of the coordinate itself: padding moves each tap by itself, and has no slope. A coordinate too
-    large to have a fraction goes where padding sends it, with all of its taps, and has no derivative.
+    large to have a fraction is padded once for all four taps, and has zero derivative.
     """
     slope, known = 1.0, True
     if MASKED:
@@ -140,9 +140,9 @@ def taps_of(taps_x, taps_y, seen, MASKED: constexpr):
 
 @jit
 def coverage_of(taps):
-    """How much of a coordinate's weight lies inside the axis, exactly 1 where all of its taps do, and its derivative.
+    """The weight inside the axis, exactly 1 if all taps are.
 
-    Returns (coverage, slope, whether all taps lie inside, whether any does).
+    Returns (coverage, its derivative, whether all taps are inside, whether any is).
     """
     coverage, slope = 0.0, 0.0
     all_inside, any_inside = tl.full(taps[0][1].shape, True, tl.int1), tl.full(taps[0][1].shape, False, tl.int1)
@@ -242,14 +242,15 @@ def multiply(
 def slope(sums, taps, MASKED: constexpr):
     """(d/dx, d/dy) of the loss from the sums of `multiply`, added up over the channels of each pixel.
 
-    A tap outside the image adds nothing, whatever d_out is; of bicubic's sixteen it adds d_out times 0.
+    A tap outside the image adds nothing, whatever d_out is; with bicubic it adds d_out times 0.
     """
     if len(taps) <= FEW:
         dx, dy = tl.zeros(taps[0][2].shape, taps[0][2].dtype), tl.zeros(taps[0][2].shape, taps[0][2].dtype)
         for k in tl.static_range(len(taps)):
-            product = tl.sum(sums[k], 1, keep_dims=True)
+            product = sums[k]
             if MASKED:
                 product = tl.where(taps[k][5], product, 0.0)
+            product = tl.sum(product, 1, keep_dims=True)
             dx = tl.fma(taps[k][3], product, dx)
             dy = tl.fma(taps[k][4], product, dy)
         return dx, dy
@@ -261,7 +262,7 @@ def slope(sums, taps, MASKED: constexpr):
 def scatter(d_plane, origin, taps, stride_h, stride_w, d_value):
     """The adjoint of `read`: adds weight * d_value to every tap of one channel plane of the gradient.
 
-    A tap whose weight is 0 gets nothing, nor costs it an atomic: under an identity three of bilinear's four.
+    A tap of weight 0 is skipped, which also saves its atomic: at the identity, three of bilinear's four.
     """
     for k in tl.static_range(len(taps)):
         _, _, weight, _, _, inside = taps[k]

@@ -341,10 +341,10 @@ def backward_tiles(
                     d_origin += CHANNELS * BLOCK_C * d_image_c
             if NEEDS_THETA:
                 d_u, d_v = slope(sums, taps, MASKED)
-                if MASKED and (FILL or MASK) and PAD is zeros:  # under other rules coverage is constant
+                if MASKED and (FILL or MASK) and PAD is zeros:  # under border and reflection coverage is constant
                     cover_x, slope_x, all_x, any_x = coverage_of(taps_x)
                     cover_y, slope_y, all_y, any_y = coverage_of(taps_y)
-                    # Elsewhere it is, too, 1 or 0: nothing reads its gradient, which may not be finite.
+                    # Where it is constant, 0 or 1, its gradient is not read: it may not be finite.
                     partly = any_x & any_y & ~(all_x & all_y)
                     d_cover = tl.where(partly, tl.sum(d_cover, 1, keep_dims=True), 0.0)
                     if MASK:

@@ -219,7 +219,7 @@ class Transform(ABC):
         return None if vars(self) else ()
 
     def cache_key(self) -> Hashable:
-        """What stands for this object in a cache: its class and settings, or, without any, a weak reference."""
+        """The key for this object in a cache: its class and settings, or a weak reference if it has no settings."""
         settings = self.settings()
         return weakref.ref(self) if settings is None else (type(self), settings)
 

@@ -44,16 +44,16 @@ def bounded_forms_over_grid(rows: Tensor, size: tuple[int, int], align_corners: 
 
 
 def _multiplied(rows: Tensor, by_row: Tensor, by_column: Tensor) -> Tensor:
-    """(N, h, w, R) from rows (N, R, 3) and `_bases`."""
+    """Multiplies rows (N, R, 3) by `_bases`: (N, h, w, R), where products are exact."""
     batch, count, _ = rows.shape
     h, w = by_row.shape[1] // (2 * count), by_column.shape[1] // count
-    of_rows = exact_product(rows.reshape(batch, 3 * count), by_row)  # (a, b y + c) of each row and form
-    of_pixels = exact_product(of_rows.view(batch * h, 2 * count), by_column)
+    of_rows = torch.matmul(rows.reshape(batch, 3 * count), by_row)  # (a, b y + c) of each row and form
+    of_pixels = torch.matmul(of_rows.view(batch * h, 2 * count), by_column)
     return of_pixels.view(batch, h, w, count)
 
 
 class _Forms(Function):
-    """`_multiplied` as one step of autograd, whose gradient is made in full precision, too."""
+    """Does `_multiplied` as one step of autograd, with gradients in full precision whatever is set by then."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, by_row: Tensor, by_column: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from .products import exact_product, products_are_exact
 
 #: Numbers of a transform's functions, (K, h w), up to which they are kept from call to call: 16 MiB of float32.
 LARGEST_BASIS = 2**22
-#: Numbers of a grid's gradient up to which it is copied, a megabyte of float32, for one product of all samples.
+#: Largest gradient of a grid, in numbers, that is copied so that all samples share one product: 1 MiB of float32.
 LARGEST_COPY = 2**18
 #: Numbers that are computed at once, in float64: half a megabyte, for a core's own cache.
 AT_ONCE = 2**16
@@ -63,10 +63,10 @@ class PointTransform(Transform):
     def displacement_gradient(
         self, d_grid: Tensor, functions: Tensor, size: tuple[int, int], align_corners: bool
     ) -> Tensor:
-        """d_displacement (N, K, 2) of a grid that was made of kept functions (K + 2, h w)."""
+        """Returns d_displacement (N, K, 2) from the gradient of a grid made with kept functions (K + 2, h w)."""
         d_points, functions = d_grid.reshape(len(d_grid), -1, 2), functions[:-2]
         if d_points.numel() > LARGEST_COPY:
-            return exact_product(functions, d_points)  # as it lies in memory, sample by sample
+            return exact_product(functions, d_points)  # no copy, one product per sample
         return exact_product(d_points.mT, functions.mT).mT
 
 
@@ -85,8 +85,8 @@ class _KeptGrid(Function):
         ctx.save_for_backward(functions)
         ctx.options = transform, size, align_corners
         identity = torch.eye(2, dtype=displacement.dtype, device=displacement.device).expand(len(displacement), 2, 2)
-        weights = torch.cat([displacement, identity], 1).mT.contiguous()  # else it multiplies sample by sample
-        return exact_product(weights, functions).unflatten(-1, size).movedim(1, -1)
+        weights = torch.cat([displacement, identity], 1).mT.contiguous()  # so that all samples share one product
+        return torch.matmul(weights.flatten(0, 1), functions).view(-1, 2, *size).movedim(1, -1)
 
     @staticmethod
     def backward(ctx: Any, d_grid: Tensor) -> tuple[Tensor | None, ...]:
@@ -94,8 +94,10 @@ class _KeptGrid(Function):
         return transform.displacement_gradient(d_grid, functions, size, align_corners), None, None, None, None
 
 
-#: Of the transforms and sizes that were used last.
-_kept: BoundedCache[tuple[np.ndarray, float]] = BoundedCache(256, 2**27, lambda kept: kept[0].nbytes)
+#: Functions of the most recently used transforms and sizes.
+_kept: BoundedCache[tuple[np.ndarray, float]] = BoundedCache(
+    max_entries=256, max_bytes=2**27, bytes_of=lambda kept: kept[0].nbytes
+)
 
 
 def kept_functions(

@@ -18,7 +18,7 @@ from ..caches import BoundedCache
 from ..checks import check_size
 from ..kernels.coordinates import centre_of, finite, floor
 from ..kernels.language import constexpr, jit, tl
-from ..torch_sampler import is_bounded_gradient
+from ..torch_sampler import is_bounded
 from ..tracing import is_plain
 from .base import normalised, target_axis
 from .kept_basis import PointTransform
@@ -47,9 +47,9 @@ def cell_of(t, rate, middle):
 
 @jit
 def hats_in_cell(a, b):
-    """(whether the point lies in the upper triangle, the hats of the first, of the second and of the last vertex).
+    """Returns (whether the point is in the upper triangle, the hats of its three vertices).
 
-    First and last are top left and bottom right; the second is top right in the upper triangle, else bottom left.
+    The first vertex is top left, the third bottom right, the second top right (upper) or bottom left (lower).
     """
     upper = a > b
     high, low = tl.where(upper, a, b), tl.where(upper, b, a)
@@ -123,7 +123,7 @@ def write_sums(place, vertex, sums, axes):
 
 @jit
 def add_to_sums(sums, left, right, d_left_u, d_left_v, d_right_u, d_right_v):
-    """Adds gradients of two vertices side by side, times their hats ``left`` and ``right``."""
+    """Adds the gradients of two horizontally adjacent vertices, weighted by their hats ``left`` and ``right``."""
     left_u, left_v, right_u, right_v = sums
     return (
         tl.fma(d_left_u, left, left_u),
@@ -154,7 +154,7 @@ def piecewise_adjoint(partial, state, d_theta, part, row, column, live, x, y, si
         vertex, edge = cell, (cell + 1).to(a.dtype)
     _, b = cell_of(y, rate_y, middle_y)
     upper, hat_1, hat_2, hat_3 = hats_in_cell(a, b)
-    # Of a cell's four vertices a pixel reads three: a gradient that is not finite stays away from the fourth.
+    # A pixel reads three of its cell's four vertices; the fourth must not see a gradient that is not finite.
     upper_u, upper_v = tl.where(upper, d_u, 0.0), tl.where(upper, d_v, 0.0)
     lower_u, lower_v = tl.where(upper, 0.0, d_u), tl.where(upper, 0.0, d_v)
     above = add_to_sums(above, hat_1, hat_2, d_u, d_v, upper_u, upper_v)
@@ -245,9 +245,9 @@ class PiecewiseAffine(PointTransform):
         return torch.stack([x.expand(size), y[:, None].expand(size)], -1) + _blended(coefficients, x, y[:, None])
 
     def displacement_gradient(self, d_grid, functions, size, align_corners):
-        if is_bounded_gradient(d_grid):
+        if is_bounded(d_grid):
             return super().displacement_gradient(d_grid, functions, size, align_corners)
-        # A pixel reads three vertices: the hats that are 0 there would multiply what is not finite.
+        # The hats of vertices that a pixel does not read are 0, and 0 * inf would be NaN.
         with torch.enable_grad():
             vectors = functions.new_zeros(len(d_grid), *self.mesh, 2, requires_grad=True)
             y, x = (target_axis(n, align_corners, functions) for n in size)
@@ -281,8 +281,10 @@ class PiecewiseAffine(PointTransform):
         return _vertices.get((self.mesh, theta.dtype, theta.device), make) if is_plain(theta) else make()
 
 
-#: Vertices of the meshes that were used last, of every dtype and device: made once, not at every call.
-_vertices: BoundedCache[Tensor] = BoundedCache(64, 2**24, lambda vertices: vertices.nbytes)
+#: Vertices of the most recently used meshes, per dtype and device.
+_vertices: BoundedCache[Tensor] = BoundedCache(
+    max_entries=64, max_bytes=2**24, bytes_of=lambda vertices: vertices.nbytes
+)
 
 
 def _cell(t: Tensor, cells: int) -> tuple[Tensor, Tensor]:

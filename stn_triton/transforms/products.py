@@ -29,11 +29,11 @@ def exact_dtype(device: torch.device) -> torch.dtype:
 
 
 def exact_product(a: Tensor, b: Tensor) -> Tensor:
-    """The product a @ b, (..., P, Q), of b's dtype, in full precision whatever is set.
+    """Returns a @ b, (..., P, Q), in b's dtype and in full precision, whatever TF32 or autocast say.
 
-    So are its gradients, whatever is set when they are computed: PyTorch's own would be subject to autocast, too.
+    So are its gradients, whatever is set when they are computed.
     """
-    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad) and is_plain(a):
+    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad) and is_plain(a) and is_plain(b):
         return _Product.apply(a.to(b.dtype), b)
     return _multiply(a.to(b.dtype), b)
 
@@ -44,13 +44,13 @@ def _multiply(a: Tensor, b: Tensor) -> Tensor:
     if products_are_exact(b.device):
         return torch.matmul(a, b)
     exact = exact_dtype(b.device)
-    # Autocast leaves float64 alone.
+    # Autocast ignores float64.
     with nullcontext() if exact == torch.float64 else torch.autocast(b.device.type, enabled=False):
         return torch.matmul(a.to(exact), b.to(exact)).to(b.dtype)
 
 
 class _Product(Function):
-    """`exact_product` of tensors that are no part of a trace or a transform of `torch.func`."""
+    """Does `exact_product` outside traces and transforms."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class _Product(Function):
         a, b = ctx.saved_tensors
         needs_a, needs_b = ctx.needs_input_grad
         d_a = exact_product(d, b.mT).sum_to_size(a.shape) if needs_a else None
-        if b.dim() == 2:  # one product for all samples, not one for each and their sum
+        if b.dim() == 2:  # one product over all samples, not one each
             a, d = a.reshape(-1, a.shape[-1]), d.reshape(-1, d.shape[-1])
         d_b = exact_product(a.mT, d).sum_to_size(b.shape) if needs_b else None
         return d_a, d_b

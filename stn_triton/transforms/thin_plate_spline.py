@@ -17,7 +17,7 @@ from torch import Tensor
 from ..checks import check_tensor
 from ..kernels.coordinates import finite
 from ..kernels.language import constexpr, jit, tl
-from ..tracing import is_plain
+from ..tracing import is_faking, is_plain
 from .affine import affine_adjoint, affine_start, store_affine
 from .expansion import Expansion, add_lanes
 from .kept_basis import PointTransform
@@ -217,13 +217,13 @@ class ThinPlateSpline(PointTransform, _Spline):
         return inverse.T @ _basis(xy, points)
 
     def bytes_of_systems(self) -> int:
-        """What the solved systems hold, or what one will once it is solved."""
-        solved = sum(tensor.nbytes for constants in self._solved.values() for tensor in constants)
+        """Bytes held by the solved systems, or needed by the first if none is solved."""
+        solved = sum(tensor.nbytes for constants in tuple(self._solved.values()) for tensor in constants)
         return max(solved, 8 * (self.count + 3) * self.count)
 
     def _constants(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
         """(K + 3, K): from displacements of the control points to coefficients; and those points."""
-        if (dtype, device) not in self._solved:
+        if (dtype, device) not in self._solved or is_faking():
             with torch.inference_mode(False):
                 points = torch.tensor(self.control_points, dtype=torch.float64, device="cpu")
                 inverse = torch.linalg.inv(spline_matrix(points, self.lam))[:, : self.count]
