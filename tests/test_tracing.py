@@ -166,36 +166,31 @@ def test_gradients_many_at_a_time(path, name, padding_mode):
         torch.testing.assert_close(ours, expected)
 
 
-@pytest.mark.parametrize("name", TRANSFORMS)
-def test_second_derivatives_many_at_a_time(path, image, name):
-    """A penalty on gradients that come many at a time is that on gradients one by one; the kernels have none."""
-    warp, theta = warp_by_name(name, image[:1])
-    _check_penalty(path, warp, theta)
+def penalty_gradient(warp, theta, at_once):
+    """The gradient of a penalty on the warp's jacobian, whose rows come one by one or all at once."""
+    leaf = theta.clone().requires_grad_()
+    rows = torch.autograd.functional.jacobian(warp, leaf, vectorize=at_once, create_graph=True)
+    return torch.autograd.grad(rows.square().sum() + leaf.sum(), leaf)[0]
 
 
-def test_second_derivatives_of_free_splines_many_at_a_time(path, image):
-    """Both factors of their product have a gradient."""
-    points = TRANSFORMS["tps"].identity(dtype=image.dtype, device=DEVICE)[::3]
-    theta = torch.cat([0.9 * points, points], -1)[None]
-    _check_penalty(path, lambda theta: transform_sample(FreeThinPlateSpline(6), image[:1], theta, (4, 4)), theta)
+@pytest.mark.parametrize("name", [*TRANSFORMS, "free_tps"])
+def test_second_derivatives_many_at_a_time(torch_path, image, name):
+    if name == "free_tps":  # both factors of its product have a gradient
+        points = TRANSFORMS["tps"].identity(dtype=image.dtype)[::3]
+        theta = torch.cat([0.9 * points, points], -1)[None]
+
+        def warp(theta):
+            return transform_sample(FreeThinPlateSpline(6), image[:1], theta, (4, 4))
+
+    else:
+        warp, theta = warp_by_name(name, image[:1])
+    torch.testing.assert_close(penalty_gradient(warp, theta, True), penalty_gradient(warp, theta, False))
 
 
-def _check_penalty(path, warp, theta):
-    penalties = []
-    for at_once in (False, True):
-        leaf = theta.clone().requires_grad_()
-
-        def penalize(leaf=leaf, at_once=at_once):
-            each = torch.autograd.functional.jacobian(warp, leaf, vectorize=at_once, create_graph=True)
-            penalties.append(torch.autograd.grad(each.square().sum() + leaf.sum(), leaf)[0])
-
-        if path.name == "torch":
-            penalize()
-        else:
-            with pytest.raises(RuntimeError, match="no second derivatives"):
-                penalize()
-    if penalties:
-        torch.testing.assert_close(*penalties)
+@pytest.mark.parametrize("at_once", [False, True])
+def test_the_kernels_have_no_second_derivatives(kernel_path, image, at_once):
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        penalty_gradient(*warp_by_name("affine", image[:1]), at_once)
 
 
 def test_gradients_many_at_a_time_that_are_not_reproducible(kernel_path, image, theta, monkeypatch):
