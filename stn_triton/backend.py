@@ -35,7 +35,7 @@ def use_backend(backend: str) -> Iterator[None]:
         backend: "auto" (default): the kernels where they run, else torch operations, with one warning where kernels
             were expected. "torch": always torch operations, for comparison or to avoid a faulty kernel. "triton": the
             kernels, or a RuntimeError. Whatever is chosen, tracing (`torch.compile`) and gradients many at a time
-            (``is_grads_batched``) use torch operations. A function that is compiled cannot contain this block.
+            (``is_grads_batched``) use torch operations. Put the block around a compiled call, not into it.
 
     Raises:
         ValueError: another backend.

@@ -28,7 +28,8 @@ def warp(spec: WarpSpec, image: Tensor, theta: Tensor, fill: Tensor | None = Non
             return _warp_in_memory(spec, image, theta, fill)
     if not is_tracing() and kernels_are_required():
         raise RuntimeError(
-            "backend: expected tensors in memory for 'triton', got some of a subclass or of a transform of torch.func"
+            "backend: expected tensors in memory for 'triton', got some of a subclass or of a transform of torch.func; "
+            "use_backend('auto') warps them by torch operations"
         )
     return _warp_by_operations(spec, image, theta, fill)
 
