@@ -36,7 +36,7 @@ def warp(spec: WarpSpec, image: Tensor, theta: Tensor, fill: Tensor | None) -> t
 def sample_grid(
     spec: WarpSpec, image: Tensor, grid: Tensor, bounded: bool, fill: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Does `warp` with the transform's grid, (N, h, w, 2) or (N M, h, w, 2). ``bounded``: it is known to be so."""
+    """Does `warp` with the transform's grid, (N, h, w, 2) or (N M, h, w, 2). ``bounded``: it `is_bounded`."""
     batch, many = image.shape[0], () if spec.transforms is None else (spec.transforms,)
     # Calls that would do nothing are left out: on small images they are what the time goes into.
     wide = image.float() if image.element_size() < 4 else image

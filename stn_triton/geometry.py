@@ -49,7 +49,7 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
     Args:
         first, then: affine or projective, with the same number of leading axes, which broadcast. To combine M
             transforms per image, (N, M, ...), with one per image, (N, ...), pass the latter as ``then[:, None]``. A
-            single transform needs no leading axes.
+            single transform for all has no leading axes, or only axes of length 1.
 
     Returns:
         (..., 2, 3) if both are affine, else (..., 3, 3): the product, but at the nearest scale within 1e-12 to 1e12,
@@ -233,7 +233,7 @@ def _closed_form(formula: Callable[..., tuple[Tensor, Tensor]]) -> Callable[...,
     @wraps(formula)
     def differentiable(*matrices: Tensor, **options: bool) -> Tensor:
         result, slope = formula(*(matrix.detach() for matrix in matrices), **options)
-        if all(is_plain(matrix) and not (torch.is_grad_enabled() and matrix.requires_grad) for matrix in matrices):
+        if is_plain(*matrices) and not (torch.is_grad_enabled() and any(matrix.requires_grad for matrix in matrices)):
             return result
         numbers = torch.finfo(slope.dtype)
         defined = _magnitude(slope) < numbers.eps * numbers.max
@@ -245,7 +245,10 @@ def _closed_form(formula: Callable[..., tuple[Tensor, Tensor]]) -> Callable[...,
 
 @_closed_form
 def _composed(a: Tensor, b: Tensor, *, affine: bool) -> tuple[Tensor, Tensor]:
-    """Computes the product of `compose`, its own slope: the derivatives are a and b, and finite if it is."""
+    """Computes the product of `compose`, which is its own slope.
+
+    Its derivatives are a and b, and it is finite only if they are.
+    """
     if not affine:
         scale = (_magnitude(a).sqrt() * _magnitude(b).sqrt()).clamp(min=torch.finfo(a.dtype).tiny)
         excess = scale / scale.clamp(1e-6, 1e6)  # 1 unless the product might overflow or underflow float32

@@ -20,7 +20,7 @@ Non-finite source coordinates read nothing out of bounds:
 padding       ``transform_sample``        ``grid_sample`` (as PyTorch on CUDA)     gradients there
 ============  ==========================  =======================================  ==================
 zeros, fill   0, the fill                 0, the fill                              0
-border        0                           NaN: pixel 0; -inf: pixel 0;             NaN: 0; inf: as of a
+border        0                           NaN: pixel 0; -inf: pixel 0;             NaN: 0; inf: as for a
                                           inf: last pixel                          point beyond the edge
 reflection    0                           pixel 0                                  0
 ============  ==========================  =======================================  ==================
@@ -39,8 +39,8 @@ d_out, no tap inside the image     nothing under bilinear; d_grid under bicubic,
 d_out, where padding clips         d_image of the edge pixel, and d_grid: the slope there is 0, and 0 times d_out NaN
 (border, reflection)
 d_out, nearest                     d_image of the pixel alone
-d_out, point of no place           nothing, under every sampler and padding: the first table's points, but for an
-                                   infinite one of ``grid_sample`` under border
+d_out, point not finite            nothing, under every sampler and padding, except that ``grid_sample`` under border
+                                   takes an infinite point as one beyond the edge
 fill                               out where coverage is not 1; its own gradient there is 0
 d_out, fill                        d_fill where coverage is not 1
 d_mask                             d_grid where some taps lie inside the image and others do not, under zeros and
@@ -49,8 +49,8 @@ d_mask                             d_grid where some taps lie inside the image a
 
 The package departs from the table in four cases. A scatter in whole numbers (``deterministic``) makes d_image NaN for
 the whole channel of an image if one d_out in it is not finite. The CPU path adds d_out to d_image also at taps of
-weight 0, as PyTorch's CPU kernel does; it gives an infinite coordinate of ``grid_sample`` a gradient of 0; and it reads
-an image there by bicubic under reflection with taps beside pixel 0, of weight 0.
+weight 0, as PyTorch's CPU kernel does. It gives an infinite coordinate of ``grid_sample`` a gradient of 0. For such a
+coordinate bicubic under reflection also reads pixels beside pixel 0 there, with weight 0.
 """
 
 from __future__ import annotations

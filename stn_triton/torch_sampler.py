@@ -55,7 +55,7 @@ def sample(image: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corn
 
 
 def sample_bounded(image: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool) -> Tensor:
-    """`sample` of a grid within its `bound`, which gets a hook."""
+    """Does `sample` with a grid within its `bound`; the grid gets a hook."""
     if mode == "bilinear" and padding_mode == "zeros":
         # torch's CPU sampler multiplies d_out by 0 where no tap is inside, so that an infinite d_out gives NaN.
         pixels = image.shape[2:]  # the hook must not keep the image alive
@@ -83,7 +83,7 @@ def with_gradient_where(grid: Tensor, counts: Callable[[Tensor], Tensor]) -> Ten
     """
     if not torch.is_grad_enabled() or not (grid.requires_grad or is_transforming()):
         return grid
-    if not is_plain(grid):  # which allows no hook
+    if not is_plain(grid):  # a hook would not be traced or transformed
         return torch.where(counts(grid.detach())[..., None], grid, grid.detach())
     points = grid.detach()
 

@@ -22,7 +22,8 @@ WRAPPER_KEYS = tuple(
     for name in ("Python", "Functionalize", "FuncTorchBatched", "FuncTorchGradWrapper", "AutogradOther")
 )
 #: The dispatch modes that record operations or run without values; others, such as a FLOP counter, only observe.
-TRACING_MODES = tuple(getattr(torch._C._TorchDispatchModeKey, name) for name in ("PROXY", "FAKE", "FUNCTIONAL"))
+FAKE = torch._C._TorchDispatchModeKey.FAKE
+TRACING_MODES = (torch._C._TorchDispatchModeKey.PROXY, FAKE, torch._C._TorchDispatchModeKey.FUNCTIONAL)
 
 
 def is_tracing() -> bool:
@@ -35,8 +36,8 @@ def is_tracing() -> bool:
 
 
 def is_faking() -> bool:
-    """Whether a FakeTensorMode is active, which refuses ordinary tensors; one that a compiler hides does not count."""
-    return not torch.compiler.is_compiling() and torch._C._get_dispatch_mode(TRACING_MODES[1]) is not None
+    """Whether a FakeTensorMode, which refuses ordinary tensors, is active outside of torch.compile."""
+    return not torch.compiler.is_compiling() and torch._C._get_dispatch_mode(FAKE) is not None
 
 
 def is_transforming() -> bool:
@@ -46,11 +47,9 @@ def is_transforming() -> bool:
 
 def are_in_memory(*tensors: Tensor | None) -> bool:
     """Whether a kernel can take these tensors (or None) without losing a trace, a transform or a tangent."""
-    if is_tracing():
-        return False
-    if not is_transforming() and all(tensor is None or type(tensor) in ORDINARY for tensor in tensors):
-        return True
-    return all(tensor is None or is_memory(tensor) for tensor in tensors)
+    if not is_tracing() and not is_transforming() and all(t is None or type(t) in ORDINARY for t in tensors):
+        return True  # the quick answer to nearly every call
+    return are_gradients_in_memory(*tensors)
 
 
 def are_gradients_in_memory(*gradients: Tensor | None) -> bool:
@@ -71,9 +70,9 @@ def is_wrapped(tensor: Tensor) -> bool:
     return any(map(has, WRAPPER_KEYS))
 
 
-def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor's values may be inspected, and the tensor kept: not if it is fake, traced or transformed."""
-    return not is_tracing() and not is_transforming() and not is_wrapped(tensor)
+def is_plain(*tensors: Tensor) -> bool:
+    """Whether tensors may be kept and their values inspected: not if one is fake, traced or transformed."""
+    return not is_tracing() and not is_transforming() and not any(map(is_wrapped, tensors))
 
 
 def outside_transforms() -> Any:

@@ -116,7 +116,8 @@ def test_triton_that_cannot_compile(warp, launches, probe, error):
     (warning,) = caught
     assert warning.filename == __file__
     message = str(warning.message)
-    assert message.startswith(f"stn_triton uses torch operations on {expected.device.type}: Triton cannot compile or ")
+    reason = f"Triton cannot compile or launch ({type(error).__name__}: "
+    assert message.startswith(f"stn_triton uses torch operations on {expected.device.type}: {reason}")
     assert str(error).partition("\n")[0] in message
     assert "\n" not in message
 

@@ -185,7 +185,7 @@ def test_a_gradient_that_nothing_reads_is_nothing(path, deterministic):
         torch.testing.assert_close(gradient, expected)
 
 
-def compiled(loss, theta):
+def gradient_of_compiled(loss, theta):
     leaf = theta.clone().requires_grad_()
     return torch.autograd.grad(torch.compile(loss, fullgraph=True, backend="aot_eager")(leaf), leaf)[0]
 
@@ -195,7 +195,7 @@ def compiled(loss, theta):
     lambda loss, theta: torch.func.grad(loss)(theta),
     lambda loss, theta: torch.func.vmap(torch.func.grad(loss))(theta[None])[0],
     lambda loss, theta: torch.func.grad(lambda thetas: torch.func.vmap(loss)(thetas).sum())(theta[None])[0],
-    compiled,
+    gradient_of_compiled,
     lambda loss, theta: make_fx(torch.func.grad(loss))(theta)(theta),
 ], ids=["grad", "vmap of grad", "grad of vmap", "torch.compile", "make_fx"])  # fmt: skip
 def test_a_gradient_that_nothing_reads_is_nothing_in_a_trace(path, differentiate):

@@ -33,7 +33,7 @@ def exact_product(a: Tensor, b: Tensor) -> Tensor:
 
     So are its gradients, whatever is set when they are computed.
     """
-    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad) and is_plain(a) and is_plain(b):
+    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad) and is_plain(a, b):
         return _Product.apply(a.to(b.dtype), b)
     return _multiply(a.to(b.dtype), b)
 
